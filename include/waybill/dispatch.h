@@ -1,0 +1,73 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+#include "waybill/group.h"
+#include "waybill/status.h"
+#include "waybill/tensor.h"
+#include "waybill/tensor_view.h"
+
+namespace waybill {
+
+/// Inputs of dispatch. Letters: E ranks of the group, BS rows of x on this rank, H hidden size,
+/// K top-k, M MoE experts, SR ranks of shared experts, S shared experts (0 when SR is 0),
+/// L = M/(E-SR) experts of a MoE rank, GBS = global_bs or BS*E, maxBS = GBS/E.
+/// Fields have the names and defaults of npu_moe_distribute_dispatch_v2.
+struct DispatchArgs {
+  TensorView x = {};                ///< (BS, H) bfloat16, float16 or float32; BS may be 0
+  TensorView expert_ids = {};       ///< (BS, K) int32, K >= 1, each in [0, M) where not masked
+  int ep_world_size = 0;            ///< E, the size of the group
+  int ep_rank_id = 0;               ///< this rank's position in the group
+  std::int64_t moe_expert_num = 0;  ///< M, divisible by E - SR
+
+  std::optional<TensorView> scales =
+      {};  ///< (S+M, H) float32, smooth scales; only with quant_mode 2
+  std::optional<TensorView> x_active_mask = {};  ///< (BS,) or (BS, K) bool, any pattern
+  std::optional<TensorView> expert_scales =
+      {};  ///< (BS, K) float32; gives expand_scales and A2 counts
+  std::optional<TensorView> elastic_info = {};      ///< not yet
+  std::optional<TensorView> performance_info = {};  ///< not yet
+  int tp_world_size = 0;                            ///< 0 or 1; 2 not yet
+  int tp_rank_id = 0;
+  int expert_shard_type = 0;                ///< 0
+  std::int64_t shared_expert_num = 1;       ///< S
+  std::int64_t shared_expert_rank_num = 0;  ///< SR, divisible by S
+  int quant_mode = 0;                       ///< 0 none, 2 int8 per row
+  std::int64_t global_bs = 0;      ///< 0: all ranks have the same BS; else a multiple of E, >= BS*E
+  int expert_token_nums_type = 1;  ///< 1 counts, 0 inclusive prefix sums
+  std::string_view comm_alg = {};  ///< a hint that never changes results
+  std::int64_t zero_expert_num = 0;               ///< not yet
+  std::int64_t copy_expert_num = 0;               ///< not yet
+  std::int64_t const_expert_num = 0;              ///< not yet
+  std::optional<std::int64_t> y_dtype = {};       ///< not yet
+  std::optional<std::int64_t> x_dtype = {};       ///< must be absent
+  std::optional<std::int64_t> scales_dtype = {};  ///< must be absent
+};
+
+/// Outputs of dispatch. A, the most rows a rank can receive: GBS*min(L,K) on a MoE rank,
+/// maxBS*ceil(E/R) on a shared rank (R = SR/S).
+struct DispatchResult {
+  /// (A, H), dtype of x, int8 with quant_mode 2. Received rows from row 0 on, ordered by (local
+  /// expert, source rank, flat position t*K+k), on a shared rank by (source rank, token). Rows past
+  /// the count are unspecified.
+  Tensor expand_x;
+  Tensor dynamic_scales;           ///< (A,) float32, per received row with quant_mode 2
+  Tensor assist_info_for_combine;  ///< (max(BS*K, A*128),) int32: (source rank, token, slot) a row
+  Tensor expert_token_nums;        ///< (L,), on a shared rank (1,), int64
+  Tensor ep_recv_counts;  ///< (E*L,), shared rank (E,), int32 inclusive prefix sums; A2: longer
+  Tensor tp_recv_counts;  ///< (tp_world_size,) int32 zeros
+  Tensor expand_scales;   ///< (A,) float32: expert_scales of each row, 1 for shared experts' rows
+  std::int64_t rows = 0;  ///< rows received
+};
+
+/// Sends every active token to the ranks that own its experts.
+/// Collective among the ranks of the group; blocks until all have published, at most the group's
+/// timeout. Bad arguments (kInvalidArgument) are found before anything is sent; arguments that
+/// differ between ranks are kMismatch on every rank; after both the group can be used at once.
+/// Formula of quant_mode 2: per row amax = max|x*scale|, q = RNE(x*scale*(127/amax)),
+/// dynamic_scale = 1/(127/amax), all in float32.
+Result<DispatchResult> dispatch(Group& group, const DispatchArgs& args);
+
+}  // namespace waybill

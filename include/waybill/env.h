@@ -1,0 +1,37 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+
+#include "waybill/status.h"
+
+namespace waybill {
+
+/// Instruction sets the kernels exist for. All give the same bits.
+enum class SimdLevel { kScalar = 0, kAvx2 = 1, kAvx512 = 2 };
+
+/// "scalar", "avx2", "avx512".
+const char* name_of(SimdLevel level) noexcept;
+
+/// Every environment variable that the library reads, in one place. Nothing else calls getenv.
+struct Env {
+  /// WAYBILL_TIMEOUT: seconds (a decimal number > 0) an operator waits for a living rank. 300.
+  std::chrono::milliseconds timeout{300'000};
+  /// WAYBILL_THREADS: cores a rank may use inside one operator, >= 1. Absent: the cores this
+  /// process may run on divided by the ranks on this host, at least 1.
+  std::optional<int> threads;
+  /// WAYBILL_MAX_MEMORY: bytes (suffix K, M, G allowed) that windows and pools of this process may
+  /// reserve together. Absent: only the machine's and the control group's limits count.
+  std::optional<std::int64_t> max_memory_bytes;
+  /// WAYBILL_WINDOW_BYTES: address space of each half and of the pool, a multiple of 2 MiB.
+  /// 64 GiB: address space only, memory is reserved as it is needed.
+  std::int64_t window_bytes = std::int64_t{64} << 30;
+  /// WAYBILL_SIMD: scalar, avx2 or avx512 forces one set of kernels. Absent: the best there is.
+  std::optional<SimdLevel> simd;
+
+  /// Reads the process environment now. kInvalidArgument names a variable that cannot be read.
+  static Result<Env> from_process();
+};
+
+}  // namespace waybill

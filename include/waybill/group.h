@@ -1,0 +1,148 @@
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "waybill/status.h"
+#include "waybill/tensor.h"
+
+namespace waybill {
+
+namespace engine {
+class Session;
+}
+
+/// Names one group of ranks for rendezvous. One rank creates it, the program brings it to the
+/// others by whatever means it has (a file, a socket, an environment variable, a store).
+class UniqueId {
+ public:
+  /// 128 random bits.
+  static UniqueId create();
+  /// The inverse of to_string(); kInvalidArgument for anything else than 32 hexadecimal digits.
+  static Result<UniqueId> from_string(std::string_view text);
+  /// 32 hexadecimal digits.
+  std::string to_string() const;
+
+ private:
+  std::array<std::uint8_t, 16> bytes_{};
+};
+
+/// Where in a call a rank is. In the order in which a call passes through them.
+enum class Phase : std::uint32_t {
+  kIdle = 0,     ///< between calls
+  kCheck,        ///< arguments and routing; nothing is published yet
+  kWaitHalf,     ///< waiting until the half of the window is free
+  kPublish,      ///< writing rows into the window
+  kSignalled,    ///< everything published, the signal is out
+  kWaitSignals,  ///< waiting for the other ranks' signals
+  kPull,         ///< reading other ranks' rows
+  kWaitReaders,  ///< waiting until the rows published in place have been read
+  kReset,        ///< in reset
+};
+const char* name_of(Phase phase) noexcept;
+
+struct GroupOptions {
+  /// How long an operator waits for a living rank. Zero: WAYBILL_TIMEOUT or 300 s. A rank whose
+  /// process has ended is noticed within 2 s whatever this is.
+  std::chrono::milliseconds timeout{0};
+  /// Cores this rank may use inside one operator. 0: WAYBILL_THREADS, or the cores this process
+  /// may run on divided by the ranks on this host, at least 1.
+  int threads = 0;
+  /// Address space of each half and of the pool. 0: WAYBILL_WINDOW_BYTES or 64 GiB.
+  std::int64_t window_bytes = 0;
+  /// Asked at least twice a second while an operator waits, on the calling thread. True ends the
+  /// wait with kInterrupted.
+  std::function<bool()> interrupted;
+  /// Called at the start of each phase of a call, on the calling thread. For tests and tracing.
+  std::function<void(Phase)> on_phase;
+};
+
+/// Rows that travelled in one direction, per peer; each vector has an entry a rank, (E,).
+struct Traffic {
+  std::vector<std::int64_t> rows_sent;      ///< rows the peer pulled from this rank
+  std::vector<std::int64_t> rows_received;  ///< rows this rank pulled from the peer
+  std::vector<std::int64_t> bytes_sent;     ///< of those rows as they were published
+  std::vector<std::int64_t> bytes_received;
+};
+
+/// Numbers of this rank since the group was connected.
+struct GroupStats {
+  std::int64_t calls = 0;      ///< numbered calls made, also those that failed
+  std::int64_t completed = 0;  ///< number of the last call that ended well
+  std::int64_t epoch = 0;
+  Traffic dispatch;
+  Traffic combine;
+  std::vector<std::int64_t> wait_us;  ///< (E,) time spent waiting for each rank, microseconds
+  std::int64_t bytes_published = 0;   ///< written into this rank's halves, rows only
+  std::int64_t bytes_copied = 0;   ///< rows copied from a publisher's memory to their final place
+  std::int64_t bytes_reduced = 0;  ///< rows read from publishers' memory by combine's sum
+  std::int64_t rows_in_place = 0;  ///< rows that combine published without copying them
+  std::int64_t wait_total_us = 0;  ///< time in waits
+  std::int64_t copy_total_us = 0;  ///< time publishing, pulling and summing
+  std::int64_t window_bytes = 0;   ///< reserved in both halves
+  std::int64_t pool_bytes = 0;     ///< reserved in the pool
+  std::int64_t pool_bytes_in_use = 0;  ///< of these, in buffers that somebody holds
+  std::int64_t pool_buffers = 0;       ///< buffers that somebody holds
+};
+
+/// A rank's membership in a group. Movable, not copyable.
+/// One call at a time per group: a second thread gets kInvalidState. A group does not survive fork:
+/// in the child every call is kInvalidState, outputs stay readable.
+class Group {
+ public:
+  /// Collective among the `world_size` processes of one host; blocks until all have come or the
+  /// timeout passed. Each gives the same id and its own rank. Memory that peers can read travels
+  /// over an abstract socket; nothing appears in the file system.
+  static Result<Group> connect(const UniqueId& id,
+                               int rank,
+                               int world_size,
+                               GroupOptions options = {});
+  /// The same, meeting at a path that all ranks can write: rank 0 leaves the id there and takes it
+  /// away when all have come. A file left by a killed run is replaced.
+  static Result<Group> connect(const std::filesystem::path& path,
+                               int rank,
+                               int world_size,
+                               GroupOptions options = {});
+  /// `world_size` groups of one process, one for each of its threads. Local.
+  static Result<std::vector<Group>> local(int world_size, GroupOptions options = {});
+
+  Group(Group&&) noexcept;
+  Group& operator=(Group&&) noexcept;
+  /// close() with 5 seconds.
+  ~Group();
+
+  int rank() const noexcept;
+  int world_size() const noexcept;
+
+  /// Memory of the pool, (rows, hidden) of `dtype`, contiguous: combine publishes rows in it
+  /// without copying them. Local. kOutOfMemory when the limits do not allow it.
+  Result<Tensor> expert_buffer(std::int64_t rows, std::int64_t hidden, DType dtype);
+
+  /// Collective among the ranks that live. Waits, up to the timeout, for ranks whose process lives;
+  /// the lowest rank present closes the list, and all ranks on it return it. Starts a new epoch; a
+  /// rank that is not on the list gets kInvalidState on its current or next call until a reset that
+  /// it takes part in. Allowed at any time between calls.
+  Result<std::vector<int>> reset();
+
+  /// Local. Waits up to `timeout` until living peers have read what they still need, then gives the
+  /// memory back. Tensors that somebody holds stay valid. Further calls are kInvalidState.
+  void close(std::chrono::milliseconds timeout);
+
+  /// Local, any thread.
+  GroupStats stats() const;
+
+  engine::Session& session() noexcept { return *session_; }
+
+ private:
+  explicit Group(std::unique_ptr<engine::Session> session) noexcept;
+  std::unique_ptr<engine::Session> session_;
+};
+
+}  // namespace waybill

@@ -1,0 +1,1 @@
+"""Waybill: expert-parallel dispatch and combine."""

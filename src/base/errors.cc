@@ -1,0 +1,22 @@
+#include "base/errors.h"
+
+#include <cstddef>
+
+namespace waybill {
+
+std::string join_ranks(const std::vector<int>& ranks) {
+  std::string text;
+  for (std::size_t i = 0; i < ranks.size(); ++i) {
+    if (i > 0) {
+      text += i + 1 == ranks.size() ? " and " : ", ";
+    }
+    text += std::to_string(ranks[i]);
+  }
+  return text;
+}
+
+std::string name_ranks(const std::vector<int>& ranks) {
+  return (ranks.size() == 1 ? "rank " : "ranks ") + join_ranks(ranks);
+}
+
+}  // namespace waybill

@@ -1,0 +1,21 @@
+#include "base/fork.h"
+
+#include <pthread.h>
+
+#include <atomic>
+
+namespace waybill {
+namespace {
+
+std::atomic<int> generation{0};
+
+const int registered = pthread_atfork(nullptr, nullptr, [] { generation.fetch_add(1); });
+
+}  // namespace
+
+int fork_generation() noexcept {
+  (void)registered;
+  return generation.load(std::memory_order_relaxed);
+}
+
+}  // namespace waybill

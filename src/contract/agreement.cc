@@ -1,0 +1,113 @@
+#include "contract/agreement.h"
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/errors.h"
+
+namespace waybill::contract {
+namespace {
+
+struct FieldText {
+  const char* argument;  ///< the name a user knows
+  const char* what;      ///< what differs
+};
+
+constexpr FieldText text_of(Agreed field) {
+  switch (field) {
+    case Agreed::kOperator:
+      return {"", "operator"};
+    case Agreed::kEpWorldSize:
+      return {"ep_world_size", "E"};
+    case Agreed::kDtype:
+      return {"x", "dtype"};
+    case Agreed::kHidden:
+      return {"x", "hidden size H"};
+    case Agreed::kTopK:
+      return {"expert_ids", "K"};
+    case Agreed::kMoeExpertNum:
+      return {"moe_expert_num", "M"};
+    case Agreed::kSharedExpertNum:
+      return {"shared_expert_num", "S"};
+    case Agreed::kSharedExpertRankNum:
+      return {"shared_expert_rank_num", "SR"};
+    case Agreed::kTpWorldSize:
+      return {"tp_world_size", "TP"};
+    case Agreed::kQuantMode:
+      return {"quant_mode", "value"};
+    case Agreed::kYDtype:
+      return {"y_dtype", "value"};
+    case Agreed::kScalesGiven:
+      return {"scales", "presence"};
+    case Agreed::kCommQuantMode:
+      return {"comm_quant_mode", "value"};
+    case Agreed::kZeroExpertNum:
+      return {"zero_expert_num", "value"};
+    case Agreed::kCopyExpertNum:
+      return {"copy_expert_num", "value"};
+    case Agreed::kConstExpertNum:
+      return {"const_expert_num", "value"};
+    case Agreed::kGlobalBs:
+      return {"global_bs", "global batch (global_bs, or BS*E where it is 0)"};
+    case Agreed::kCount:
+      break;
+  }
+  return {"", ""};
+}
+
+std::string value_text(Agreed field, std::int64_t value) {
+  switch (field) {
+    case Agreed::kOperator:
+      return name_of(static_cast<Operator>(value));
+    case Agreed::kDtype:
+      return waybill::name_of(static_cast<DType>(value));
+    case Agreed::kScalesGiven:
+      return value != 0 ? "given" : "None";
+    default:
+      return std::to_string(value);
+  }
+}
+
+Status difference(const Checker& check, Agreed field, std::span<const Agreement> by_rank) {
+  std::map<std::int64_t, std::vector<int>> ranks_of;
+  for (std::size_t r = 0; r < by_rank.size(); ++r) {
+    ranks_of[by_rank[r][field]].push_back(static_cast<int>(r));
+  }
+  std::vector<int> odd;
+  std::string values;
+  for (const auto& [value, ranks] : ranks_of) {
+    values += (values.empty() ? "" : ", ") + value_text(field, value) + " on " + name_ranks(ranks);
+  }
+  for (std::size_t r = 0; r < by_rank.size(); ++r) {
+    if (ranks_of[by_rank[r][field]].size() * 2 <= by_rank.size()) {
+      odd.push_back(static_cast<int>(r));
+    }
+  }
+  const FieldText text = text_of(field);
+  std::string message = std::string(name_of(check.op())) + ": ";
+  if (*text.argument != '\0') {
+    message += "argument " + std::string(text.argument) + ": ";
+  }
+  message += "expected the same " + std::string(text.what) + " on all ranks, got " + values;
+  return error(StatusCode::kMismatch,
+               name_of(check.op()),
+               text.argument,
+               std::move(message),
+               std::move(odd));
+}
+
+}  // namespace
+
+Status compare(const Checker& check, std::span<const Agreement> by_rank) {
+  for (std::size_t f = 0; f < static_cast<std::size_t>(Agreed::kCount); ++f) {
+    for (const Agreement& other : by_rank) {
+      if (other.values[f] != by_rank[0].values[f]) {
+        return difference(check, static_cast<Agreed>(f), by_rank);
+      }
+    }
+  }
+  return {};
+}
+
+}  // namespace waybill::contract

@@ -1,0 +1,487 @@
+#include "waybill/dispatch.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <functional>
+#include <string>
+#include <utility>
+
+#include "base/errors.h"
+#include "contract/dispatch_contract.h"
+#include "engine/call.h"
+#include "engine/row_source.h"
+#include "engine/session.h"
+#include "engine/stopwatch.h"
+#include "window/layout.h"
+
+namespace waybill::engine {
+namespace {
+
+using contract::DispatchShape;
+using window::CallHeader;
+using window::DispatchLayout;
+
+/// Rows past this size are copied past the caches: together they would not fit.
+constexpr std::int64_t kStreamingBytes = std::int64_t{16} << 20;
+constexpr std::int64_t kLeastBytesPerCore = 64 << 10;
+constexpr std::int32_t kTripleInts = 3;
+
+std::int64_t rows_published(const DispatchShape& shape, const CallHeader& header) {
+  return shape.smooth ? header.num_entries + shape.topology.num_shared * header.num_active
+                      : header.bs;
+}
+
+DispatchLayout layout_of(const DispatchShape& shape, const CallHeader& header) {
+  return DispatchLayout::of({.num_ranks = shape.topology.num_ranks,
+                             .num_experts = shape.topology.num_experts,
+                             .num_entries = header.num_entries,
+                             .num_active = shape.topology.num_shared > 0 ? header.num_active : 0,
+                             .num_weights = header.weighted != 0 ? header.bs * shape.k : 0,
+                             .num_rows = header.num_rows,
+                             .row_bytes = shape.row_bytes(),
+                             .quantised = shape.quantised});
+}
+
+std::int64_t least_rows(std::int64_t row_bytes) {
+  return std::max<std::int64_t>(kLeastBytesPerCore / std::max<std::int64_t>(row_bytes, 1), 1);
+}
+
+template <typename T, typename Byte>
+auto at(Byte* half, const window::Section& section) {
+  using Element = std::conditional_t<std::is_const_v<Byte>, const T, T>;
+  return reinterpret_cast<Element*>(half + section.offset);
+}
+
+/// One call of dispatch.
+class Dispatch {
+ public:
+  Dispatch(Session& session, const DispatchArgs& args)
+      : session_(session), args_(args), call_(session, contract::Operator::kDispatchV2) {}
+
+  Result<DispatchResult> run() {
+    WAYBILL_RETURN_IF_ERROR(call_.begin());
+    if (Status status = check(); !status.ok()) {
+      return call_.refuse(std::move(status));
+    }
+    WAYBILL_RETURN_IF_ERROR(publish());
+    WAYBILL_RETURN_IF_ERROR(call_.gather());
+    if (Status status = plan(); !status.ok()) {
+      return call_.abandon(std::move(status));
+    }
+    if (Status status = allocate(); !status.ok()) {
+      return call_.abandon(std::move(status));
+    }
+    Stopwatch watch;
+    const Status pulled = pull();
+    WAYBILL_RETURN_IF_ERROR(pulled.ok() ? call_.finish() : call_.abandon(pulled));
+    count(watch.microseconds() + publish_us_);
+    return std::move(result_);
+  }
+
+ private:
+  Scratch& scratch() noexcept { return session_.scratch(); }
+  int num_ranks() const noexcept { return shape_.topology.num_ranks; }
+
+  Status check() {
+    auto shape = contract::check_dispatch(session_.facts(), args_);
+    if (!shape.ok()) {
+      return shape.status();
+    }
+    shape_ = *shape;
+    ids_ = routing::Grid<std::int32_t>(args_.expert_ids);
+    return routing::count(
+        call_.checker(), shape_.topology, ids_, pairs(), shape_.bs, shape_.k, scratch().counts);
+  }
+
+  routing::ActivePairs pairs() const { return {args_.x_active_mask, shape_.k}; }
+
+  void fill_header() {
+    const routing::SendCounts& counts = scratch().counts;
+    CallHeader& header = call_.header();
+    header.agreement = contract::agreement_of(shape_, args_);
+    header.bs = shape_.bs;
+    header.num_entries = counts.num_entries;
+    header.num_active = counts.num_active;
+    header.num_rows = rows_published(shape_, header);
+    header.weighted = shape_.weighted ? 1 : 0;
+    const std::int64_t share =
+        shape_.max_bs() * std::min(shape_.topology.experts_per_rank(), shape_.k);
+    header.exceeds_share = std::any_of(counts.rows_to.begin(),
+                                       counts.rows_to.end(),
+                                       [share](std::int32_t rows) { return rows > share; });
+  }
+
+  Status publish() {
+    fill_header();
+    const DispatchLayout layout = layout_of(shape_, call_.header());
+    auto half = call_.open_half(layout.end);
+    if (!half.ok()) {
+      return half.status();
+    }
+    const Stopwatch watch;
+    publish_routing(*half, layout);
+    if (shape_.smooth) {
+      publish_smooth_rows(*half, layout);
+    } else {
+      publish_token_rows(*half, layout);
+    }
+    publish_us_ = watch.microseconds();
+    call_.signal();
+    return {};
+  }
+
+  void publish_routing(std::byte* half, const DispatchLayout& layout) {
+    const routing::SendCounts& counts = scratch().counts;
+    std::memcpy(half + layout.rows_to.offset,
+                counts.rows_to.data(),
+                static_cast<std::size_t>(layout.rows_to.bytes));
+    std::memcpy(half + layout.expert_offsets.offset,
+                counts.expert_offsets.data(),
+                static_cast<std::size_t>(layout.expert_offsets.bytes));
+    entries_ = {at<std::int32_t>(half, layout.entries),
+                static_cast<std::size_t>(counts.num_entries)};
+    routing::sort_by_expert(counts, ids_, pairs(), shape_.bs, shape_.k, scratch().cursor, entries_);
+    if (shape_.topology.num_shared > 0) {
+      active_ = {at<std::int32_t>(half, layout.active),
+                 static_cast<std::size_t>(counts.num_active)};
+      routing::list_active(pairs(), shape_.bs, active_);
+    }
+    if (shape_.weighted) {
+      const routing::Grid<float> given(*args_.expert_scales);
+      float* weights = at<float>(half, layout.weights);
+      for (std::int64_t t = 0; t < shape_.bs; ++t) {
+        for (std::int64_t j = 0; j < shape_.k; ++j) {
+          *weights++ = given(t, j);
+        }
+      }
+    }
+  }
+
+  /// Each active token once, as it is or quantised without smooth scales.
+  void publish_token_rows(std::byte* half, const DispatchLayout& layout) {
+    const RowSource source(args_.x);
+    std::byte* rows = half + layout.rows.offset;
+    float* scales = at<float>(half, layout.row_scales);
+    const std::int64_t row_bytes = shape_.row_bytes();
+    if (!shape_.quantised && args_.x.is_contiguous() && pairs().all()) {
+      session_.workers().run(
+          shape_.bs, least_rows(row_bytes), [&](std::int64_t begin, std::int64_t end) {
+            std::memcpy(rows + begin * row_bytes,
+                        static_cast<const std::byte*>(args_.x.data) + begin * row_bytes,
+                        static_cast<std::size_t>((end - begin) * row_bytes));
+          });
+      return;
+    }
+    const routing::ActivePairs active = pairs();
+    session_.workers().run(
+        shape_.bs, least_rows(row_bytes), [&](std::int64_t begin, std::int64_t end) {
+          std::vector<std::byte> gathered(row_scratch(source));
+          for (std::int64_t t = begin; t < end; ++t) {
+            if (!active.token(t)) {
+              continue;
+            }
+            const std::byte* row = source.get(t, gathered.data());
+            if (shape_.quantised) {
+              session_.kernels().quantise_row(row,
+                                              shape_.dtype,
+                                              nullptr,
+                                              shape_.h,
+                                              reinterpret_cast<std::int8_t*>(rows + t * row_bytes),
+                                              scales + t);
+            } else {
+              std::memcpy(rows + t * row_bytes, row, static_cast<std::size_t>(row_bytes));
+            }
+          }
+        });
+  }
+
+  /// With smooth scales each (token, expert) has a row of its own: entries first, then for each
+  /// shared expert the active tokens.
+  void publish_smooth_rows(std::byte* half, const DispatchLayout& layout) {
+    const RowSource source(args_.x);
+    const RowSource smooth(*args_.scales);
+    const std::int64_t num_entries = scratch().counts.num_entries;
+    const std::int64_t num_active = scratch().counts.num_active;
+    session_.workers().run(
+        call_.header().num_rows,
+        least_rows(shape_.row_bytes()),
+        [&](std::int64_t begin, std::int64_t end) {
+          std::vector<std::byte> gathered(row_scratch(source));
+          std::vector<std::byte> gathered_scales(row_scratch(smooth));
+          for (std::int64_t i = begin; i < end; ++i) {
+            std::int64_t token = 0;
+            std::int64_t scale_row = 0;
+            if (i < num_entries) {
+              const std::int32_t entry = entries_[static_cast<std::size_t>(i)];
+              token = entry / shape_.k;
+              scale_row = shape_.topology.num_shared + ids_(token, entry % shape_.k);
+            } else {
+              scale_row = (i - num_entries) / num_active;
+              token = active_[static_cast<std::size_t>((i - num_entries) % num_active)];
+            }
+            session_.kernels().quantise_row(
+                source.get(token, gathered.data()),
+                shape_.dtype,
+                reinterpret_cast<const float*>(smooth.get(scale_row, gathered_scales.data())),
+                shape_.h,
+                reinterpret_cast<std::int8_t*>(half + layout.rows.offset + i * shape_.row_bytes()),
+                at<float>(half, layout.row_scales) + i);
+          }
+        });
+  }
+
+  static std::size_t row_scratch(const RowSource& source) {
+    return source.packed() ? 0 : static_cast<std::size_t>(source.row_bytes());
+  }
+
+  /// Computes where every row comes from; refuses headers that cannot be.
+  Status plan() {
+    auto& sources = scratch().sources;
+    sources.assign(static_cast<std::size_t>(num_ranks()), {});
+    bool exceeds = false;
+    for (int r = 0; r < num_ranks(); ++r) {
+      const CallHeader& header = call_.header_of(r);
+      if (!is_sane(header, r)) {
+        return corrupt(r);
+      }
+      const DispatchLayout layout = layout_of(shape_, header);
+      sources[static_cast<std::size_t>(r)] = {
+          at<std::int32_t>(call_.half_of(r), layout.expert_offsets),
+          header.num_entries,
+          header.num_active};
+      exceeds = exceeds || header.exceeds_share != 0;
+    }
+    if (exceeds) {
+      WAYBILL_RETURN_IF_ERROR(check_capacity());
+    }
+    if (!routing::plan_receive(shape_.topology, sources, scratch().cells)) {
+      return corrupt(-1);
+    }
+    result_.rows = routing::num_rows(scratch().cells);
+    return result_.rows > shape_.rows_capacity ? corrupt(-1) : Status();
+  }
+
+  bool is_sane(const CallHeader& header, int r) const {
+    return header.bs >= 0 && header.bs <= shape_.max_bs() && header.num_entries >= 0 &&
+           header.num_entries <= header.bs * shape_.k && header.num_active >= 0 &&
+           header.num_active <= header.bs && header.num_rows == rows_published(shape_, header) &&
+           layout_of(shape_, header).end <= session_.peer(r).window_bytes;
+  }
+
+  Status corrupt(int r) const {
+    const std::string name = contract::name_of(contract::Operator::kDispatchV2);
+    return error(StatusCode::kInternal,
+                 name,
+                 "",
+                 name + ": what " + (r < 0 ? "a rank" : "rank " + std::to_string(r)) +
+                     " published cannot be (rank " + std::to_string(session_.rank()) + ")");
+  }
+
+  /// Every rank looks at the totals of all ranks, so that all report the same.
+  Status check_capacity() {
+    for (int target = 0; target < num_ranks(); ++target) {
+      if (shape_.topology.is_shared(target)) {
+        continue;
+      }
+      std::int64_t total = 0;
+      for (int r = 0; r < num_ranks(); ++r) {
+        const DispatchLayout layout = layout_of(shape_, call_.header_of(r));
+        total += at<std::int32_t>(call_.half_of(r), layout.rows_to)[target];
+      }
+      const std::int64_t capacity =
+          contract::capacity(shape_.topology, target, shape_.gbs, shape_.k);
+      if (total > capacity) {
+        return call_.checker().fail(
+            "expert_ids",
+            "at most A = " + std::to_string(capacity) + " rows for each rank",
+            std::to_string(total) + " for rank " + std::to_string(target));
+      }
+    }
+    return {};
+  }
+
+  Status make(Tensor& tensor, DType dtype, const Dims& shape, std::int64_t written_bytes) {
+    tensor.dtype = dtype;
+    tensor.shape = shape;
+    auto buffer = session_.pool().allocate(shape.product() * size_of(dtype));
+    if (!buffer.ok()) {
+      return buffer.status();
+    }
+    tensor.buffer = std::move(*buffer);
+    return session_.pool().commit(tensor.buffer, written_bytes);
+  }
+
+  Status allocate() {
+    const contract::DispatchOutputs shapes = contract::output_shapes(shape_, args_.tp_world_size);
+    const std::int64_t rows = result_.rows;
+    const std::int64_t counts = shapes.ep_recv_counts.product();
+    const std::int64_t weights = shape_.weighted ? rows : shapes.expand_scales.product();
+    WAYBILL_RETURN_IF_ERROR(
+        make(result_.expand_x, shapes.expand_x_dtype, shapes.expand_x, rows * shape_.row_bytes()));
+    WAYBILL_RETURN_IF_ERROR(make(result_.dynamic_scales,
+                                 DType::kFloat32,
+                                 shapes.dynamic_scales,
+                                 shape_.quantised ? 4 * rows : 0));
+    WAYBILL_RETURN_IF_ERROR(make(result_.assist_info_for_combine,
+                                 DType::kInt32,
+                                 shapes.assist_info_for_combine,
+                                 4 * kTripleInts * rows));
+    WAYBILL_RETURN_IF_ERROR(make(result_.expert_token_nums,
+                                 DType::kInt64,
+                                 shapes.expert_token_nums,
+                                 8 * shapes.expert_token_nums.product()));
+    WAYBILL_RETURN_IF_ERROR(
+        make(result_.ep_recv_counts, DType::kInt32, shapes.ep_recv_counts, 4 * counts));
+    WAYBILL_RETURN_IF_ERROR(make(result_.tp_recv_counts,
+                                 DType::kInt32,
+                                 shapes.tp_recv_counts,
+                                 4 * shapes.tp_recv_counts.product()));
+    WAYBILL_RETURN_IF_ERROR(
+        make(result_.expand_scales, DType::kFloat32, shapes.expand_scales, 4 * weights));
+    fill_counts(counts);
+    std::fill_n(result_.tp_recv_counts.data<std::int32_t>(), shapes.tp_recv_counts.product(), 0);
+    if (!shape_.weighted) {
+      std::fill_n(result_.expand_scales.data<float>(), weights, 0.0F);
+    }
+    return {};
+  }
+
+  void fill_counts(std::int64_t size) {
+    auto* counts = result_.ep_recv_counts.data<std::int32_t>();
+    auto* nums = result_.expert_token_nums.data<std::int64_t>();
+    const std::int64_t local = shape_.local_experts();
+    std::int64_t next = 0;
+    std::int64_t before = 0;
+    for (std::int64_t l = 0; l < local; ++l) {
+      for (int r = 0; r < num_ranks(); ++r) {
+        const routing::Cell& cell = scratch().cells[static_cast<std::size_t>(next)];
+        counts[next++] = static_cast<std::int32_t>(cell.first_row + cell.num_rows);
+      }
+      const std::int64_t total = counts[next - 1];
+      nums[l] = args_.expert_token_nums_type == 1 ? total - before : total;
+      before = total;
+    }
+    std::fill(counts + next, counts + size, 0);
+  }
+
+  Status pull() {
+    const bool streaming = result_.rows * shape_.row_bytes() * num_ranks() > kStreamingBytes;
+    const auto kind = streaming ? numerics::StoreKind::kStreaming : numerics::StoreKind::kOrdinary;
+    std::atomic<int> bad_source{-1};
+    session_.workers().run(
+        result_.rows, least_rows(shape_.row_bytes()), [&](std::int64_t begin, std::int64_t end) {
+          const int bad = pull_rows(begin, end, kind);
+          if (bad >= 0) {
+            bad_source = bad;
+          }
+          numerics::stream_fence();
+        });
+    return bad_source < 0 ? Status() : corrupt(bad_source);
+  }
+
+  /// Rows [begin, end) of the output; the source whose entries cannot be, or -1.
+  int pull_rows(std::int64_t begin, std::int64_t end, numerics::StoreKind kind) {
+    const auto& cells = scratch().cells;
+    auto cell = std::upper_bound(
+        cells.begin(), cells.end(), begin, [](std::int64_t row, const routing::Cell& c) {
+          return row < c.first_row + c.num_rows;
+        });
+    for (; cell != cells.end() && cell->first_row < end; ++cell) {
+      const std::int64_t first = std::max(begin, cell->first_row);
+      const std::int64_t last = std::min(end, cell->first_row + cell->num_rows);
+      if (first < last && !pull_cell(*cell, first, last, kind)) {
+        return cell->source;
+      }
+    }
+    return -1;
+  }
+
+  bool pull_cell(const routing::Cell& cell,
+                 std::int64_t first,
+                 std::int64_t last,
+                 numerics::StoreKind kind) {
+    const CallHeader& header = call_.header_of(cell.source);
+    const DispatchLayout layout = layout_of(shape_, header);
+    const std::byte* half = call_.half_of(cell.source);
+    const bool shared = shape_.topology.is_shared(shape_.topology.rank);
+    const std::int64_t expert = shared ? shape_.topology.shared_of(shape_.topology.rank) : 0;
+    const auto* entries = at<std::int32_t>(half, shared ? layout.active : layout.entries);
+    const std::int64_t row_bytes = shape_.row_bytes();
+    auto* triples = result_.assist_info_for_combine.data<std::int32_t>();
+    for (std::int64_t row = first; row < last; ++row) {
+      const std::int64_t place = cell.first_entry + row - cell.first_row;
+      const std::int64_t entry = entries[place];
+      const std::int64_t token = shared ? entry : entry / shape_.k;
+      if (entry < 0 || token >= header.bs) {
+        return false;
+      }
+      const std::int64_t slot = shared ? shape_.k + expert : entry - token * shape_.k;
+      std::int64_t published = token;
+      if (shape_.smooth) {
+        published = shared ? header.num_entries + expert * header.num_active + place : place;
+      }
+      session_.kernels().copy(result_.expand_x.buffer.data() + row * row_bytes,
+                              half + layout.rows.offset + published * row_bytes,
+                              static_cast<std::size_t>(row_bytes),
+                              kind);
+      triples[kTripleInts * row] = cell.source;
+      triples[kTripleInts * row + 1] = static_cast<std::int32_t>(token);
+      triples[kTripleInts * row + 2] = static_cast<std::int32_t>(slot);
+      if (shape_.quantised) {
+        result_.dynamic_scales.data<float>()[row] = at<float>(half, layout.row_scales)[published];
+      }
+      if (shape_.weighted) {
+        result_.expand_scales.data<float>()[row] = shared ? 1.0F
+                                                   : header.weighted != 0
+                                                       ? at<float>(half, layout.weights)[entry]
+                                                       : 0.0F;
+      }
+    }
+    return true;
+  }
+
+  void count(std::int64_t copy_us) {
+    const contract::Topology& topology = shape_.topology;
+    const std::lock_guard lock(session_.stats_mutex);
+    GroupStats& stats = session_.counted;
+    stats.completed = session_.number;
+    stats.copy_total_us += copy_us;
+    stats.bytes_published += call_.header().num_rows * shape_.row_bytes();
+    stats.bytes_copied += result_.rows * shape_.row_bytes();
+    for (const routing::Cell& cell : scratch().cells) {
+      const auto r = static_cast<std::size_t>(cell.source);
+      stats.dispatch.rows_received[r] += cell.num_rows;
+      stats.dispatch.bytes_received[r] += cell.num_rows * shape_.row_bytes();
+    }
+    for (int r = 0; r < num_ranks(); ++r) {
+      std::int64_t rows = scratch().counts.rows_to[static_cast<std::size_t>(r)];
+      if (topology.sends_to_shared(topology.rank, r)) {
+        rows += scratch().counts.num_active;
+      }
+      stats.dispatch.rows_sent[static_cast<std::size_t>(r)] += rows;
+      stats.dispatch.bytes_sent[static_cast<std::size_t>(r)] += rows * shape_.row_bytes();
+    }
+  }
+
+  Session& session_;
+  const DispatchArgs& args_;
+  Call call_;
+  DispatchShape shape_;
+  routing::Grid<std::int32_t> ids_;
+  std::span<std::int32_t> entries_;
+  std::span<std::int32_t> active_;
+  std::int64_t publish_us_ = 0;
+  DispatchResult result_;
+};
+
+}  // namespace
+}  // namespace waybill::engine
+
+namespace waybill {
+
+Result<DispatchResult> dispatch(Group& group, const DispatchArgs& args) {
+  return engine::Dispatch(group.session(), args).run();
+}
+
+}  // namespace waybill

@@ -1,0 +1,270 @@
+#include "waybill/group.h"
+
+#include <sched.h>
+#include <sys/random.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <thread>
+#include <utility>
+
+#include "base/errors.h"
+#include "engine/session.h"
+#include "numerics/kernels.h"
+#include "transport/local.h"
+#include "transport/rendezvous.h"
+#include "transport/shm.h"
+#include "waybill/env.h"
+#include "window/window.h"
+
+namespace waybill {
+namespace {
+
+using transport::Transport;
+
+int available_cores() {
+  cpu_set_t cores;
+  if (sched_getaffinity(0, sizeof(cores), &cores) == 0) {
+    return std::max(CPU_COUNT(&cores), 1);
+  }
+  return static_cast<int>(std::max(std::thread::hardware_concurrency(), 1U));
+}
+
+/// Everything a session needs, with the environment's defaults filled in.
+struct Resolved {
+  engine::SessionOptions session;
+  std::int64_t window_bytes = 0;
+};
+
+Result<Resolved> resolve(const GroupOptions& options, int ranks_on_host) {
+  auto env = Env::from_process();
+  if (!env.ok()) {
+    return env.status();
+  }
+  Resolved resolved;
+  resolved.session.timeout = options.timeout.count() > 0 ? options.timeout : env->timeout;
+  resolved.session.cores = available_cores();
+  const int fair_share = std::max(resolved.session.cores / ranks_on_host, 1);
+  resolved.session.threads =
+      options.threads > 0 ? options.threads : env->threads.value_or(fair_share);
+  if (env->simd && !numerics::is_supported(*env->simd)) {
+    return error(
+        StatusCode::kInvalidArgument,
+        "environment",
+        "WAYBILL_SIMD",
+        std::string("WAYBILL_SIMD: expected a level this machine has, got ") + name_of(*env->simd));
+  }
+  resolved.session.kernels = env->simd ? numerics::kernels(*env->simd) : numerics::best_kernels();
+  resolved.session.interrupted = options.interrupted;
+  resolved.session.on_phase = options.on_phase;
+  resolved.window_bytes = options.window_bytes > 0 ? options.window_bytes : env->window_bytes;
+  window::MemoryBudget::process().set_limit(env->max_memory_bytes);
+  return resolved;
+}
+
+Status check_world(int rank, int world_size) {
+  if (world_size < 1 || world_size > window::kMaxRanks) {
+    return error(StatusCode::kInvalidArgument,
+                 "connect",
+                 "world_size",
+                 "connect: argument world_size: expected 1 to " +
+                     std::to_string(window::kMaxRanks) + ", got " + std::to_string(world_size));
+  }
+  if (rank < 0 || rank >= world_size) {
+    return error(StatusCode::kInvalidArgument,
+                 "connect",
+                 "rank",
+                 "connect: argument rank: expected 0 <= rank < " + std::to_string(world_size) +
+                     ", got " + std::to_string(rank));
+  }
+  return {};
+}
+
+}  // namespace
+
+const char* name_of(Phase phase) noexcept {
+  switch (phase) {
+    case Phase::kIdle:
+      return "idle";
+    case Phase::kCheck:
+      return "check";
+    case Phase::kWaitHalf:
+      return "wait-half";
+    case Phase::kPublish:
+      return "publish";
+    case Phase::kSignalled:
+      return "signalled";
+    case Phase::kWaitSignals:
+      return "wait-signals";
+    case Phase::kPull:
+      return "pull";
+    case Phase::kWaitReaders:
+      return "wait-readers";
+    case Phase::kReset:
+      return "reset";
+  }
+  return "?";
+}
+
+UniqueId UniqueId::create() {
+  UniqueId id;
+  std::size_t have = 0;
+  while (have < id.bytes_.size()) {
+    const ssize_t got = getrandom(id.bytes_.data() + have, id.bytes_.size() - have, 0);
+    have += got > 0 ? static_cast<std::size_t>(got) : 0;
+  }
+  return id;
+}
+
+Result<UniqueId> UniqueId::from_string(std::string_view text) {
+  UniqueId id;
+  bool good = text.size() == 2 * id.bytes_.size();
+  for (std::size_t i = 0; good && i < text.size(); ++i) {
+    constexpr std::string_view kDigits = "0123456789abcdef";
+    const std::size_t digit = kDigits.find(text[i]);
+    good = digit != std::string_view::npos;
+    if (good) {
+      id.bytes_[i / 2] = static_cast<std::uint8_t>(id.bytes_[i / 2] << 4 | digit);
+    }
+  }
+  if (!good) {
+    return error(
+        StatusCode::kInvalidArgument,
+        "connect",
+        "id",
+        "connect: argument id: expected 32 hexadecimal digits, got '" + std::string(text) + "'");
+  }
+  return id;
+}
+
+std::string UniqueId::to_string() const {
+  std::string text;
+  for (const std::uint8_t byte : bytes_) {
+    std::array<char, 3> digits{};
+    std::snprintf(digits.data(), digits.size(), "%02x", byte);
+    text += digits.data();
+  }
+  return text;
+}
+
+Group::Group(std::unique_ptr<engine::Session> session) noexcept : session_(std::move(session)) {}
+Group::Group(Group&&) noexcept = default;
+Group& Group::operator=(Group&&) noexcept = default;
+
+Group::~Group() {
+  if (session_) {
+    session_->close(std::chrono::seconds(5));
+  }
+}
+
+namespace {
+
+Result<std::unique_ptr<engine::Session>> open(const std::string& id,
+                                              const std::filesystem::path* path,
+                                              int rank,
+                                              int world_size,
+                                              const GroupOptions& options) {
+  if (Status status = check_world(rank, world_size); !status.ok()) {
+    return status;
+  }
+  auto resolved = resolve(options, world_size);
+  if (!resolved.ok()) {
+    return resolved.status();
+  }
+  auto window = window::Window::create(resolved->window_bytes, window::MemoryBudget::process());
+  if (!window.ok()) {
+    return window.status();
+  }
+  transport::RendezvousOptions meeting{id,
+                                       rank,
+                                       world_size,
+                                       resolved->window_bytes,
+                                       std::chrono::steady_clock::now() + resolved->session.timeout,
+                                       options.interrupted};
+  transport::MeetingPoint point;
+  if (path != nullptr) {
+    auto met = transport::meet_at(*path, meeting);
+    if (!met.ok()) {
+      return met.status();
+    }
+    point = std::move(*met);
+    meeting.id = point.id;
+  }
+  auto handles = transport::meet(**window, meeting);
+  if (path != nullptr && rank == 0) {
+    std::error_code ignored;
+    std::filesystem::remove(*path, ignored);
+  }
+  if (!handles.ok()) {
+    return handles.status();
+  }
+  auto transport =
+      transport::ShmTransport::create(std::move(*handles), rank, **window, resolved->window_bytes);
+  if (!transport.ok()) {
+    return transport.status();
+  }
+  return std::make_unique<engine::Session>(
+      std::move(*transport), std::move(*window), rank, std::move(resolved->session));
+}
+
+}  // namespace
+
+Result<Group> Group::connect(const UniqueId& id, int rank, int world_size, GroupOptions options) {
+  auto session = open(id.to_string(), nullptr, rank, world_size, options);
+  if (!session.ok()) {
+    return session.status();
+  }
+  return Group(std::move(*session));
+}
+
+Result<Group> Group::connect(const std::filesystem::path& path,
+                             int rank,
+                             int world_size,
+                             GroupOptions options) {
+  auto session = open(UniqueId::create().to_string(), &path, rank, world_size, options);
+  if (!session.ok()) {
+    return session.status();
+  }
+  return Group(std::move(*session));
+}
+
+Result<std::vector<Group>> Group::local(int world_size, GroupOptions options) {
+  if (Status status = check_world(0, world_size); !status.ok()) {
+    return status;
+  }
+  auto resolved = resolve(options, world_size);
+  if (!resolved.ok()) {
+    return resolved.status();
+  }
+  std::vector<std::shared_ptr<window::Window>> windows;
+  for (int r = 0; r < world_size; ++r) {
+    auto window = window::Window::create(resolved->window_bytes, window::MemoryBudget::process());
+    if (!window.ok()) {
+      return window.status();
+    }
+    windows.emplace_back(std::move(*window));
+  }
+  std::vector<Group> groups;
+  for (int r = 0; r < world_size; ++r) {
+    groups.push_back(Group(std::make_unique<engine::Session>(
+        std::make_unique<transport::LocalTransport>(windows, resolved->window_bytes),
+        windows[static_cast<std::size_t>(r)],
+        r,
+        resolved->session)));
+  }
+  return groups;
+}
+
+int Group::rank() const noexcept { return session_->rank(); }
+int Group::world_size() const noexcept { return session_->world_size(); }
+
+Result<Tensor> Group::expert_buffer(std::int64_t rows, std::int64_t hidden, DType dtype) {
+  return session_->expert_buffer(rows, hidden, dtype);
+}
+
+Result<std::vector<int>> Group::reset() { return session_->reset(); }
+void Group::close(std::chrono::milliseconds timeout) { session_->close(timeout); }
+GroupStats Group::stats() const { return session_->stats(); }
+
+}  // namespace waybill

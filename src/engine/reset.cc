@@ -1,0 +1,331 @@
+#include <algorithm>
+#include <chrono>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "base/errors.h"
+#include "base/futex.h"
+#include "engine/session.h"
+#include "window/control.h"
+
+namespace waybill::engine {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using window::ControlPage;
+using window::ResetStage;
+
+constexpr const char* kName = "reset";
+constexpr std::chrono::milliseconds kPoll{1};
+constexpr std::chrono::milliseconds kGrace{2000};
+
+constexpr std::uint64_t pack(std::uint32_t high, std::uint32_t low) noexcept {
+  return static_cast<std::uint64_t>(high) << 32 | low;
+}
+
+/// One rank's part in the agreement on who is there (docs/protocol.md, "Reset").
+class Reset {
+ public:
+  explicit Reset(Session& session)
+      : session_(session), own_(session.page()), begin_(Clock::now()) {}
+
+  Result<std::vector<int>> run() {
+    session_.enter(Phase::kReset, contract::Operator::kNone);
+    Status status = choose_attempt();
+    while (status.ok() && !concluded_) {
+      join();
+      status = agree();
+    }
+    if (!status.ok()) {
+      own_.reset.joined.store(pack(attempt_, static_cast<std::uint32_t>(ResetStage::kGaveUp)));
+      session_.enter(Phase::kIdle, contract::Operator::kNone);
+      return status;
+    }
+    begin_epoch();
+    session_.enter(Phase::kIdle, contract::Operator::kNone);
+    return members_;
+  }
+
+ private:
+  enum class Outcome { kOpen, kHolds, kBroken };
+
+  const ControlPage& page(int rank) const { return *session_.peer(rank).control; }
+  std::uint32_t attempt_of(int rank) const {
+    return static_cast<std::uint32_t>(page(rank).reset.joined.load() >> 32);
+  }
+  ResetStage stage_of(int rank) const {
+    return static_cast<ResetStage>(static_cast<std::uint32_t>(page(rank).reset.joined.load()));
+  }
+  bool lives(int rank) const {
+    return rank == session_.rank() || !session_.transport().has_ended(rank);
+  }
+
+  /// The attempt that is under way, or the next one.
+  Status choose_attempt() {
+    std::uint32_t latest = session_.known_attempt;
+    bool under_way = false;
+    for (int r = 0; r < session_.world_size(); ++r) {
+      const std::uint32_t attempt = attempt_of(r);
+      const ResetStage stage = stage_of(r);
+      if (r == session_.rank() || attempt < latest) {
+        continue;
+      }
+      const bool open =
+          (stage == ResetStage::kGathering || stage == ResetStage::kClosed) && lives(r);
+      if (attempt > latest) {
+        latest = attempt;
+        under_way = open;
+      } else {
+        under_way = under_way || open;
+      }
+      if (stage == ResetStage::kConcluded && attempt > session_.known_attempt) {
+        session_.known_attempt = attempt;
+        return left_behind(attempt);
+      }
+    }
+    attempt_ = under_way && latest > session_.known_attempt ? latest : latest + 1;
+    return {};
+  }
+
+  Status left_behind(std::uint32_t attempt) const {
+    return error(StatusCode::kInvalidState,
+                 kName,
+                 "",
+                 "reset: this rank came too late: the others went on without it in epoch " +
+                     std::to_string(attempt + 1) +
+                     "; expected another reset in which all take part"
+                     " (rank " +
+                     std::to_string(session_.rank()) + ")");
+  }
+
+  void join() {
+    closer_ = -1;
+    own_.reset.call.store(session_.number);
+    own_.reset.joined.store(pack(attempt_, static_cast<std::uint32_t>(ResetStage::kGathering)));
+    for (window::Word* word : {&own_.signalled, &own_.done}) {
+      futex_wake_all(word->value);  // ranks that wait for this one in an old call
+    }
+    gather_end_ = Clock::now() + session_.options().timeout;
+  }
+
+  /// Until the list of this attempt holds, or the attempt is over and the next one begins.
+  Status agree() {
+    const auto end = gather_end_ + session_.options().timeout + kGrace;
+    const std::uint32_t attempt = attempt_;
+    while (!concluded_ && attempt_ == attempt) {
+      for (int r = 0; r < session_.world_size(); ++r) {
+        if (r != session_.rank()) {
+          look_at(r);
+        }
+      }
+      if (excluded_) {
+        session_.known_attempt = attempt;
+        return left_behind(attempt);
+      }
+      if (closer_ < 0 && may_close()) {
+        close();
+      }
+      if (closer_ >= 0) {
+        judge();
+      }
+      if (concluded_ || attempt_ != attempt) {
+        return {};
+      }
+      if (session_.options().interrupted && session_.options().interrupted()) {
+        return error(StatusCode::kInterrupted, kName, "", "reset: interrupted");
+      }
+      if (Clock::now() >= end) {
+        return timed_out();
+      }
+      std::this_thread::sleep_for(kPoll);
+    }
+    return {};
+  }
+
+  /// Follows a later attempt, or the list that r has closed.
+  void look_at(int r) {
+    const std::uint32_t theirs = attempt_of(r);
+    const ResetStage stage = stage_of(r);
+    if (theirs > attempt_ && stage != ResetStage::kGaveUp && lives(r)) {
+      excluded_ = stage == ResetStage::kConcluded;
+      attempt_ = excluded_ ? attempt_ : theirs;
+      return;
+    }
+    if (theirs != attempt_ || closer_ >= 0 || !has_list(r)) {
+      return;
+    }
+    if (on_list(r, session_.rank())) {
+      accept(r);
+    } else {
+      switch (outcome(r)) {
+        case Outcome::kHolds:
+          excluded_ = true;
+          break;
+        case Outcome::kBroken:
+          ++attempt_;
+          break;
+        case Outcome::kOpen:
+          break;
+      }
+    }
+  }
+
+  bool has_list(int closer) const {
+    return static_cast<std::uint32_t>(page(closer).reset.list.load() >> 32) == attempt_;
+  }
+  bool on_list(int closer, int rank) const {
+    const std::uint64_t bits =
+        page(closer).reset.members[static_cast<std::size_t>(rank / 64)].load();
+    return (bits >> (rank % 64) & 1) != 0;
+  }
+
+  /// The lowest rank present closes, once every living rank has come or the time is over.
+  bool may_close() const {
+    bool all_here = true;
+    for (int r = 0; r < session_.world_size(); ++r) {
+      if (!lives(r)) {
+        continue;
+      }
+      const bool here = is_here(r);
+      if (here && r < session_.rank()) {
+        return false;
+      }
+      all_here = all_here && here;
+    }
+    return all_here || Clock::now() >= gather_end_;
+  }
+  bool is_here(int r) const {
+    return attempt_of(r) == attempt_ && stage_of(r) != ResetStage::kGaveUp;
+  }
+
+  void close() {
+    std::uint32_t call = 0;
+    for (auto& word : own_.reset.members) {
+      word.store(0);
+    }
+    for (int r = 0; r < session_.world_size(); ++r) {
+      if (lives(r) && is_here(r)) {
+        own_.reset.members[static_cast<std::size_t>(r / 64)].fetch_or(std::uint64_t{1} << (r % 64));
+        call = std::max(call, static_cast<std::uint32_t>(page(r).reset.call.load()));
+      }
+    }
+    own_.reset.list.store(pack(attempt_, call));
+    accept(session_.rank());
+  }
+
+  void accept(int closer) {
+    closer_ = closer;
+    own_.reset.accepted.store(pack(attempt_, static_cast<std::uint32_t>(closer) + 1));
+    own_.reset.joined.store(pack(attempt_, static_cast<std::uint32_t>(ResetStage::kClosed)));
+    accept_end_ = Clock::now() + session_.options().timeout;
+  }
+
+  /// Holds when all on it have accepted it. Broken for good when one has accepted another list of
+  /// this attempt, or died without accepting.
+  Outcome outcome(int closer) const {
+    bool all = true;
+    for (int r = 0; r < session_.world_size(); ++r) {
+      if (!on_list(closer, r)) {
+        continue;
+      }
+      const bool alive = lives(r);  // before the word: what a dead rank posted is final
+      const std::uint64_t accepted = page(r).reset.accepted.load();
+      const bool same_attempt = static_cast<std::uint32_t>(accepted >> 32) == attempt_;
+      if (same_attempt &&
+          static_cast<std::uint32_t>(accepted) == static_cast<std::uint32_t>(closer) + 1) {
+        continue;
+      }
+      if (same_attempt || !alive || stage_of(r) == ResetStage::kGaveUp) {
+        return Outcome::kBroken;
+      }
+      all = false;
+    }
+    return all ? Outcome::kHolds : Outcome::kOpen;
+  }
+
+  void judge() {
+    // Somebody on the list found that it holds: it does.
+    for (int r = 0; r < session_.world_size(); ++r) {
+      if (on_list(closer_, r) && attempt_of(r) == attempt_ &&
+          stage_of(r) == ResetStage::kConcluded) {
+        concluded_ = true;
+        return;
+      }
+    }
+    const Outcome now = outcome(closer_);
+    concluded_ = now == Outcome::kHolds;
+    if (now == Outcome::kBroken || (now == Outcome::kOpen && Clock::now() >= accept_end_)) {
+      ++attempt_;
+    }
+  }
+
+  Status timed_out() const {
+    std::vector<int> missing;
+    for (int r = 0; r < session_.world_size(); ++r) {
+      if (lives(r) && !is_here(r)) {
+        missing.push_back(r);
+      }
+    }
+    std::string message =
+        "reset: timed out: no list was agreed on; missing: " + join_ranks(missing) + " (rank " +
+        std::to_string(session_.rank()) + ")";
+    return error(StatusCode::kTimeout, kName, "", std::move(message), std::move(missing));
+  }
+
+  void begin_epoch() {
+    session_.absent.clear();
+    for (int r = 0; r < session_.world_size(); ++r) {
+      (on_list(closer_, r) ? members_ : session_.absent).push_back(r);
+    }
+    session_.epoch = attempt_ + 1;
+    session_.number = static_cast<std::uint32_t>(page(closer_).reset.list.load());
+    session_.known_attempt = attempt_;
+    session_.reset_needed.clear();
+    const window::Stamp start = window::stamp(session_.epoch, session_.number);
+    // The new epoch is out before anything of the old one is overwritten.
+    session_.post(own_.signalled, start);
+    session_.post(own_.done, start);
+    numerics::stream_fence();
+    own_.reset.joined.store(pack(attempt_, static_cast<std::uint32_t>(ResetStage::kConcluded)));
+    const std::lock_guard lock(session_.stats_mutex);
+    session_.counted.epoch = session_.epoch;
+  }
+
+  Session& session_;
+  ControlPage& own_;
+  const Clock::time_point begin_;
+  Clock::time_point gather_end_;
+  Clock::time_point accept_end_;
+  std::uint32_t attempt_ = 0;
+  int closer_ = -1;
+  bool concluded_ = false;
+  bool excluded_ = false;
+  std::vector<int> members_;
+};
+
+}  // namespace
+
+Result<std::vector<int>> Session::reset() {
+  const std::string keep = std::exchange(reset_needed, {});
+  if (Status status = check_usable(kName); !status.ok()) {
+    reset_needed = keep;
+    return status;
+  }
+  if (busy.exchange(true, std::memory_order_acquire)) {
+    reset_needed = keep;
+    return error(StatusCode::kInvalidState,
+                 kName,
+                 "",
+                 "reset: expected no call of this group under way, got one (rank " +
+                     std::to_string(rank_) + ")");
+  }
+  Result<std::vector<int>> members = Reset(*this).run();
+  if (!members.ok()) {
+    reset_needed = members.status().message();
+  }
+  busy.store(false, std::memory_order_release);
+  return members;
+}
+
+}  // namespace waybill::engine

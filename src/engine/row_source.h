@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "waybill/dtype.h"
+#include "waybill/tensor_view.h"
+
+namespace waybill::engine {
+
+/// The rows of an input of two or three dimensions (the last one is a row), whatever its strides.
+class RowSource {
+ public:
+  explicit RowSource(const TensorView& view) noexcept : view_(view), element_(size_of(view.dtype)) {
+    last_ = view.shape.rank() - 1;
+    h_ = view.shape[last_];
+    packed_ = h_ <= 1 || view.strides[last_] == 1;
+  }
+
+  std::int64_t row_bytes() const noexcept { return h_ * element_; }
+  /// True when every row is contiguous: then get() never copies.
+  bool packed() const noexcept { return packed_; }
+
+  /// Row t, contiguous; gathered into `scratch` (row_bytes() long) where it is not.
+  const std::byte* get(std::int64_t t, std::byte* scratch) const noexcept {
+    const std::byte* row = static_cast<const std::byte*>(view_.data) + offset(t) * element_;
+    if (packed_) {
+      return row;
+    }
+    const std::int64_t step = view_.strides[last_] * element_;
+    for (std::int64_t i = 0; i < h_; ++i) {
+      std::memcpy(scratch + i * element_, row + i * step, static_cast<std::size_t>(element_));
+    }
+    return scratch;
+  }
+
+ private:
+  std::int64_t offset(std::int64_t t) const noexcept {
+    if (last_ == 1) {
+      return t * view_.strides[0];
+    }
+    return t / view_.shape[1] * view_.strides[0] + t % view_.shape[1] * view_.strides[1];
+  }
+
+  TensorView view_;
+  std::int64_t element_;
+  int last_ = 1;
+  std::int64_t h_ = 0;
+  bool packed_ = true;
+};
+
+}  // namespace waybill::engine

@@ -1,0 +1,152 @@
+#include "engine/session.h"
+
+#include <numeric>
+#include <utility>
+
+#include "base/errors.h"
+#include "base/fork.h"
+#include "base/futex.h"
+#include "engine/wait.h"
+
+namespace waybill::engine {
+namespace {
+
+void resize(Traffic& traffic, std::size_t ranks) {
+  for (auto* counts :
+       {&traffic.rows_sent, &traffic.rows_received, &traffic.bytes_sent, &traffic.bytes_received}) {
+    counts->resize(ranks);
+  }
+}
+
+}  // namespace
+
+Session::Session(std::unique_ptr<transport::Transport> transport,
+                 std::shared_ptr<window::Window> window,
+                 int rank,
+                 SessionOptions options)
+    : transport_(std::move(transport)),
+      window_(std::move(window)),
+      rank_(rank),
+      options_(std::move(options)),
+      fork_generation_(fork_generation()),
+      workers_(options_.threads) {
+  const auto ranks = static_cast<std::size_t>(world_size());
+  everyone_.resize(ranks);
+  std::iota(everyone_.begin(), everyone_.end(), 0);
+  scratch_.waiting.reserve(ranks);
+  scratch_.readers.reserve(ranks);
+  counted.wait_us.resize(ranks);
+  resize(counted.dispatch, ranks);
+  resize(counted.combine, ranks);
+}
+
+Session::~Session() {
+  if (fork_generation_ != fork_generation()) {
+    // The parent's threads and mappings are not this process's to end.
+    (void)transport_.release();
+  }
+}
+
+Status Session::check_usable(const char* op) const {
+  std::string why;
+  if (fork_generation_ != fork_generation()) {
+    why = "expected the process that connected the group, got a child forked from it";
+  } else if (closed_) {
+    why = "expected a group in use, got one that was released";
+  } else if (!reset_needed.empty()) {
+    why = "expected a reset of the group first, since an earlier call failed: " + reset_needed;
+  } else {
+    return {};
+  }
+  return error(StatusCode::kInvalidState,
+               op,
+               "",
+               std::string(op) + ": " + why + " (rank " + std::to_string(rank_) + ")");
+}
+
+void Session::enter(Phase phase, contract::Operator op) {
+  window::ControlPage& own = page();
+  own.phase.value.store(static_cast<std::uint64_t>(phase) << 32 | static_cast<std::uint32_t>(op),
+                        std::memory_order_relaxed);
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  own.phase_since.value.store(
+      static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(now).count()),
+      std::memory_order_relaxed);
+  if (options_.on_phase) {
+    options_.on_phase(phase);
+  }
+}
+
+void Session::post(window::Word& word, window::Stamp value) {
+  word.store(value);
+  window::fence_all(word);
+  for (const int rank : everyone_) {
+    if (peer(rank).control->asleep.value.load(std::memory_order_relaxed) != 0) {
+      futex_wake_all(word.value);
+      return;
+    }
+  }
+}
+
+Result<Tensor> Session::expert_buffer(std::int64_t rows, std::int64_t hidden, DType dtype) {
+  constexpr const char* kName = "expert_buffer";
+  if (Status status = check_usable(kName); !status.ok()) {
+    return status;
+  }
+  if (rows < 0 || hidden < 1 || !is_row_dtype(dtype)) {
+    return error(StatusCode::kInvalidArgument,
+                 kName,
+                 rows < 0     ? "rows"
+                 : hidden < 1 ? "hidden"
+                              : "dtype",
+                 std::string(kName) +
+                     ": expected rows >= 0, hidden >= 1 and bfloat16, float16 or "
+                     "float32, got " +
+                     std::to_string(rows) + ", " + std::to_string(hidden) + " and " +
+                     name_of(dtype));
+  }
+  const std::int64_t bytes = rows * hidden * size_of(dtype);
+  auto buffer = pool().allocate(bytes);
+  if (!buffer.ok()) {
+    return buffer.status();
+  }
+  if (Status status = pool().commit(*buffer, bytes); !status.ok()) {
+    return status;
+  }
+  return Tensor{std::move(*buffer), dtype, {rows, hidden}};
+}
+
+void Session::close(std::chrono::milliseconds timeout) {
+  if (closed_ || fork_generation_ != fork_generation()) {
+    return;
+  }
+  if (reset_needed.empty() && absent.empty()) {
+    // What happens to the others now is theirs to report.
+    (void)wait_for(*this,
+                   {.word = &window::ControlPage::done,
+                    .target = window::stamp(epoch, number),
+                    .ranks = everyone_,
+                    .timeout = timeout,
+                    .ended_is_arrived = true});
+  }
+  closed_ = true;
+  pool().trim();
+}
+
+GroupStats Session::stats() const {
+  GroupStats stats;
+  {
+    const std::lock_guard lock(stats_mutex);
+    stats = counted;
+  }
+  for (const window::Region& half : window_->halves) {
+    stats.window_bytes += half.committed_bytes();
+  }
+  const window::Pool::Usage pool = window_->pool.usage();
+  stats.pool_bytes = pool.reserved_bytes;
+  stats.pool_bytes_in_use = pool.in_use_bytes;
+  stats.pool_buffers = pool.buffers;
+  return stats;
+}
+
+}  // namespace waybill::engine

@@ -1,0 +1,177 @@
+#include "engine/wait.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <mutex>
+
+#include "base/futex.h"
+
+namespace waybill::engine {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::chrono::milliseconds kSlice{500};
+constexpr std::chrono::microseconds kSpin{20};
+constexpr int kYields = 100;
+constexpr int kSpinsBetweenLooksAtTheClock = 64;
+
+void pause() noexcept {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+class Waiter {
+ public:
+  Waiter(Session& session, const WaitSpec& spec)
+      : session_(session), spec_(spec), missing_(session.scratch().waiting), begin_(Clock::now()) {
+    missing_.assign(spec.ranks.begin(), spec.ranks.end());
+  }
+
+  WaitResult run() {
+    if (scan() || spin()) {
+      return finish(WaitEnd::kArrived, {});
+    }
+    WaitResult result = look_around();
+    while (result.end == WaitEnd::kArrived && !missing_.empty()) {
+      sleep();
+      if (!scan()) {
+        result = look_around();
+      }
+    }
+    return result;
+  }
+
+ private:
+  const window::Word& word_of(int rank) const { return session_.peer(rank).control->*spec_.word; }
+
+  /// Takes those that arrived off the list; true when none is missing.
+  bool scan() {
+    const auto arrived = [this](int rank) {
+      if (!has_reached(word_of(rank).load(), spec_.target)) {
+        return false;
+      }
+      if (waited_) {
+        note_wait(rank);
+      }
+      return true;
+    };
+    missing_.erase(std::remove_if(missing_.begin(), missing_.end(), arrived), missing_.end());
+    waited_ = true;
+    return missing_.empty();
+  }
+
+  void note_wait(int rank) {
+    const auto us = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin_);
+    const std::lock_guard lock(session_.stats_mutex);
+    session_.counted.wait_us[static_cast<std::size_t>(rank)] += us.count();
+  }
+
+  bool spin() {
+    // With more ranks than cores the one waited for needs this core.
+    if (session_.transport().ranks_on_host() <= session_.options().cores) {
+      const auto end = begin_ + kSpin;
+      do {
+        for (int i = 0; i < kSpinsBetweenLooksAtTheClock; ++i) {
+          pause();
+        }
+        if (scan()) {
+          return true;
+        }
+      } while (Clock::now() < end);
+    }
+    for (int i = 0; i < kYields; ++i) {
+      sched_yield();
+      if (scan()) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+  void sleep() {
+    window::Word& asleep = session_.page().asleep;
+    const window::Word& word = word_of(missing_.front());
+    asleep.value.store(1, std::memory_order_seq_cst);
+    window::fence_all(asleep);
+    const window::Stamp seen = word.load();
+    if (!has_reached(seen, spec_.target)) {
+      const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+          begin_ + spec_.timeout - Clock::now());
+      const auto slice = std::clamp(left, std::chrono::milliseconds(1), kSlice);
+      futex_wait(word.value, window::call_of(seen), slice);
+    }
+    asleep.value.store(0, std::memory_order_relaxed);
+  }
+
+  /// Anything but kArrived ends the wait.
+  WaitResult look_around() {
+    const std::uint32_t epoch = window::epoch_of(spec_.target);
+    std::vector<int> ended;
+    std::vector<int> moved;
+    std::vector<int> resetting;
+    for (int rank : missing_) {
+      const window::ControlPage& page = *session_.peer(rank).control;
+      if (session_.transport().has_ended(rank)) {
+        ended.push_back(rank);
+      } else if (window::epoch_of(page.signalled.load()) > epoch) {
+        moved.push_back(rank);
+      } else if (window::epoch_of(page.reset.joined.load()) >= epoch) {
+        resetting.push_back(rank);  // attempt a starts epoch a + 1
+      }
+    }
+    // A word posted just before the end of its process counts.
+    if (scan()) {
+      return finish(WaitEnd::kArrived, {});
+    }
+    drop_arrived(ended);
+    drop_arrived(moved);
+    drop_arrived(resetting);
+    if (!ended.empty() && spec_.ended_is_arrived) {
+      std::erase_if(missing_, [&](int rank) { return contains(ended, rank); });
+    } else if (!ended.empty()) {
+      return finish(WaitEnd::kLost, std::move(ended));
+    }
+    if (!moved.empty()) {
+      return finish(WaitEnd::kMovedOn, std::move(moved));
+    }
+    if (!resetting.empty()) {
+      return finish(WaitEnd::kReset, std::move(resetting));
+    }
+    if (session_.options().interrupted && session_.options().interrupted()) {
+      return finish(WaitEnd::kInterrupted, {});
+    }
+    if (!missing_.empty() && Clock::now() - begin_ >= spec_.timeout) {
+      return finish(WaitEnd::kTimeout, missing_);
+    }
+    return finish(WaitEnd::kArrived, {});
+  }
+
+  static bool contains(const std::vector<int>& ranks, int rank) {
+    return std::find(ranks.begin(), ranks.end(), rank) != ranks.end();
+  }
+
+  void drop_arrived(std::vector<int>& ranks) const {
+    std::erase_if(ranks, [this](int rank) { return !contains(missing_, rank); });
+  }
+
+  WaitResult finish(WaitEnd end, std::vector<int> ranks) const {
+    return {end,
+            std::move(ranks),
+            std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin_)};
+  }
+
+  Session& session_;
+  const WaitSpec& spec_;
+  std::vector<int>& missing_;
+  const Clock::time_point begin_;
+  bool waited_ = false;
+};
+
+}  // namespace
+
+WaitResult wait_for(Session& session, const WaitSpec& spec) { return Waiter(session, spec).run(); }
+
+}  // namespace waybill::engine

@@ -1,0 +1,73 @@
+#include "routing/send_plan.h"
+
+#include <algorithm>
+#include <string>
+
+namespace waybill::routing {
+
+Status count(const contract::Checker& check,
+             const contract::Topology& topology,
+             const Grid<std::int32_t>& ids,
+             const ActivePairs& pairs,
+             std::int64_t bs,
+             std::int64_t k,
+             SendCounts& counts) {
+  const auto num_experts = static_cast<std::size_t>(topology.num_experts);
+  counts.expert_offsets.assign(num_experts + 1, 0);
+  counts.rows_to.assign(static_cast<std::size_t>(topology.num_ranks), 0);
+  counts.num_active = 0;
+  for (std::int64_t t = 0; t < bs; ++t) {
+    bool active = false;
+    for (std::int64_t j = 0; j < k; ++j) {
+      if (!pairs.pair(t, j)) {
+        continue;
+      }
+      active = true;
+      const std::int32_t expert = ids(t, j);
+      if (expert < 0 || expert >= topology.num_experts) {
+        return check.fail(
+            "expert_ids",
+            "ids in [0, " + std::to_string(topology.num_experts) + ")",
+            std::to_string(expert) + " at token " + std::to_string(t) + ", k " + std::to_string(j));
+      }
+      ++counts.expert_offsets[static_cast<std::size_t>(expert) + 1];
+    }
+    counts.num_active += active ? 1 : 0;
+  }
+  for (std::size_t e = 0; e < num_experts; ++e) {
+    counts.rows_to[static_cast<std::size_t>(topology.owner_of(static_cast<std::int64_t>(e)))] +=
+        counts.expert_offsets[e + 1];
+    counts.expert_offsets[e + 1] += counts.expert_offsets[e];
+  }
+  counts.num_entries = counts.expert_offsets[num_experts];
+  return {};
+}
+
+void sort_by_expert(const SendCounts& counts,
+                    const Grid<std::int32_t>& ids,
+                    const ActivePairs& pairs,
+                    std::int64_t bs,
+                    std::int64_t k,
+                    std::vector<std::int32_t>& cursor,
+                    std::span<std::int32_t> entries) {
+  cursor.assign(counts.expert_offsets.begin(), counts.expert_offsets.end());
+  for (std::int64_t t = 0; t < bs; ++t) {
+    for (std::int64_t j = 0; j < k; ++j) {
+      if (pairs.pair(t, j)) {
+        std::int32_t& place = cursor[static_cast<std::size_t>(ids(t, j))];
+        entries[static_cast<std::size_t>(place++)] = static_cast<std::int32_t>(t * k + j);
+      }
+    }
+  }
+}
+
+void list_active(const ActivePairs& pairs, std::int64_t bs, std::span<std::int32_t> tokens) {
+  std::size_t next = 0;
+  for (std::int64_t t = 0; t < bs; ++t) {
+    if (pairs.token(t)) {
+      tokens[next++] = static_cast<std::int32_t>(t);
+    }
+  }
+}
+
+}  // namespace waybill::routing

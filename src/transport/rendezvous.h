@@ -1,0 +1,52 @@
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/descriptor.h"
+#include "transport/process.h"
+#include "waybill/status.h"
+#include "window/window.h"
+
+namespace waybill::transport {
+
+/// What a rank learns of another one.
+struct PeerHandle {
+  ProcessHandle process;
+  /// Read-only descriptors: control page, two halves, pool.
+  std::array<Descriptor, 4> files;
+  std::int64_t window_bytes = 0;
+};
+
+struct RendezvousOptions {
+  std::string id;  ///< names the group; part of an abstract socket's address
+  int rank = 0;
+  int world_size = 1;
+  std::int64_t window_bytes = 0;
+  std::chrono::steady_clock::time_point deadline;
+  std::function<bool()> interrupted;
+};
+
+/// Meets all ranks of the group on this host over abstract Unix sockets and exchanges descriptors.
+/// Collective and blocking: returns on every rank once all have everything, or an error that names
+/// who did not come. Processes of another user are turned away. Nothing appears in the file system.
+/// The entry of this rank itself is empty.
+Result<std::vector<PeerHandle>> meet(const window::Window& window,
+                                     const RendezvousOptions& options);
+
+/// Where ranks that know only a path meet.
+struct MeetingPoint {
+  std::string id;
+  Descriptor alive;  ///< rank 0 listens here until all have come: its file is not a stale one
+};
+
+/// Rank 0 writes a new id at `path` (whole or not at all), the others wait for the id of a rank 0
+/// that is alive; a file of a killed run is passed over. Rank 0 removes the file when it is done.
+Result<MeetingPoint> meet_at(const std::filesystem::path& path, const RendezvousOptions& options);
+
+}  // namespace waybill::transport

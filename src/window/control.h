@@ -1,0 +1,73 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#include "contract/agreement.h"
+#include "window/words.h"
+
+namespace waybill::window {
+
+inline constexpr std::size_t kRefusalNameBytes = 64;
+inline constexpr std::size_t kRefusalTextBytes = 1024;
+
+/// What a rank publishes of one call: its arguments and the sizes of what lies in its half, from
+/// which every reader computes the same layout. Or its refusal.
+struct CallHeader {
+  Stamp stamp = 0;                  ///< epoch and number of the call
+  std::uint32_t refused = 0;        ///< 1: no data, only the refusal below
+  std::uint32_t weighted = 0;       ///< dispatch: expert_scales are published
+  std::uint32_t exceeds_share = 0;  ///< dispatch: some rank gets more than maxBS*min(L,K) rows
+  std::uint32_t in_pool = 0;        ///< combine: the rows lie in the pool, not in the half
+  std::int64_t bs = 0;
+  std::int64_t num_entries = 0;  ///< (t,k) pairs sent, or rows returned
+  std::int64_t num_active = 0;   ///< tokens sent to shared experts
+  std::int64_t num_rows = 0;     ///< rows published
+  std::int64_t pool_offset = 0;  ///< of row 0, when in_pool
+  contract::Agreement agreement;
+  std::array<char, kRefusalNameBytes> refusal_argument{};
+  std::array<char, kRefusalTextBytes> refusal_text{};
+};
+static_assert(std::is_trivially_copyable_v<CallHeader>);
+
+/// Largest group; bounds the list of a reset.
+inline constexpr int kMaxRanks = 1024;
+
+enum class ResetStage : std::uint32_t {
+  kOutside = 0,    ///< not in a reset
+  kGathering = 1,  ///< waits for others to come
+  kClosed = 2,     ///< has published or accepted a list
+  kConcluded = 3,  ///< the list held; the new epoch has begun
+  kGaveUp = 4,     ///< reset ended with an error
+};
+
+/// A rank's part of the agreement on who is there. Attempts are numbered through the life of the
+/// group; attempt a, if its list holds, starts epoch a + 1.
+struct ResetPosts {
+  Word joined;    ///< attempt in the high half, ResetStage in the low half
+  Word call;      ///< number of this rank's last call
+  Word list;      ///< closer: attempt in the high half, common call number in the low half
+  Word accepted;  ///< attempt in the high half, accepted closer + 1 in the low half
+  std::array<std::atomic<std::uint64_t>, kMaxRanks / 64> members{};  ///< closer: a bit a rank
+};
+
+/// The page of a rank that never moves. Peers map it read-only.
+struct ControlPage {
+  Word signalled;    ///< all that this call publishes is there
+  Word done;         ///< this rank's last read of the call is over, also when it failed
+  Word left;         ///< this rank gave the call up: what it published may be overwritten
+  Word asleep;       ///< not 0 while this rank sleeps on a peer's word
+  Word phase;        ///< Phase in the high half, operator in the low half: for people
+  Word phase_since;  ///< when the phase began, nanoseconds of CLOCK_MONOTONIC
+  ResetPosts reset;
+  alignas(64) std::array<CallHeader, 2> headers;
+};
+static_assert(std::is_standard_layout_v<ControlPage>);
+
+/// Changes whenever ControlPage, CallHeader or a layout changes its meaning: ranks that differ do
+/// not connect.
+inline constexpr std::uint32_t kLayoutVersion = 1;
+
+}  // namespace waybill::window

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "waybill/status.h"
+
+namespace waybill::window {
+
+/// Where the kernel's numbers are read from. Tests point it at files of their own.
+struct MemorySources {
+  std::string meminfo = "/proc/meminfo";
+  std::string self_cgroup = "/proc/self/cgroup";
+  std::string cgroup_root = "/sys/fs/cgroup";
+};
+
+/// What is left under the tightest limit, and whose limit that is.
+struct MemoryHeadroom {
+  std::int64_t bytes = 0;
+  std::string limited_by;
+};
+
+/// The least of MemAvailable and, for each control group this process is in and each of its
+/// ancestors (v1 and v2), limit minus what is used and cannot be reclaimed.
+MemoryHeadroom read_headroom(const MemorySources& sources);
+
+/// Bytes that windows and pools of this process have reserved, and the question whether more is
+/// there. Asked before memory is reserved, because past a control group's limit the kernel kills
+/// instead of refusing. Thread safe.
+class MemoryBudget {
+ public:
+  explicit MemoryBudget(MemorySources sources = {}) : sources_(std::move(sources)) {}
+
+  /// The one of this process.
+  static MemoryBudget& process();
+
+  void set_limit(std::optional<std::int64_t> bytes) noexcept { limit_ = bytes.value_or(-1); }
+  /// Counts `bytes` as reserved, or kOutOfMemory that says what was wanted, for what, and what is
+  /// left.
+  Status reserve(std::int64_t bytes, std::string_view purpose);
+  void release(std::int64_t bytes) noexcept { reserved_ -= bytes; }
+  std::int64_t reserved() const noexcept { return reserved_; }
+
+ private:
+  MemorySources sources_;
+  std::atomic<std::int64_t> limit_{-1};
+  std::atomic<std::int64_t> reserved_{0};
+};
+
+}  // namespace waybill::window

@@ -1,0 +1,194 @@
+#include "window/pool.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "base/errors.h"
+#include "base/fork.h"
+
+namespace waybill::window {
+namespace {
+
+constexpr std::int64_t kPage = 4096;
+constexpr std::size_t kExpectedBuffers = 256;
+
+}  // namespace
+
+PoolCore::PoolCore(Region region, int generation) noexcept
+    : region_(std::move(region)), fork_generation_(generation) {
+  free_.reserve(kExpectedBuffers);
+  idle_blocks_.reserve(kExpectedBuffers);
+  free_.push_back({0, region_.size_bytes()});
+}
+
+Result<Block*> PoolCore::allocate(std::int64_t bytes) {
+  const std::int64_t size = std::max((bytes + kPage - 1) / kPage * kPage, kPage);
+  const std::lock_guard lock(mutex_);
+  const auto range = std::find_if(
+      free_.begin(), free_.end(), [size](const Range& r) { return r.size_bytes >= size; });
+  if (range == free_.end()) {
+    return error(StatusCode::kOutOfMemory,
+                 "",
+                 "",
+                 "out of address space in the pool of outputs: wanted " + std::to_string(bytes) +
+                     " bytes; outputs that are still held fill its " +
+                     std::to_string(region_.size_bytes()) + " bytes (WAYBILL_WINDOW_BYTES)");
+  }
+  if (idle_blocks_.empty()) {
+    blocks_.emplace_back();
+    idle_blocks_.push_back(&blocks_.back());
+    idle_blocks_.reserve(blocks_.size());
+  }
+  Block* block = idle_blocks_.back();
+  idle_blocks_.pop_back();
+  block->core = this;
+  block->references.store(1, std::memory_order_relaxed);
+  block->offset = range->offset;
+  block->size_bytes = size;
+  range->offset += size;
+  range->size_bytes -= size;
+  if (range->size_bytes == 0) {
+    free_.erase(range);
+  }
+  ++references_;
+  return block;
+}
+
+Status PoolCore::commit(std::int64_t offset, std::int64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  Status status = region_.commit(offset, bytes);
+  if (status.code() == StatusCode::kOutOfMemory) {
+    trim();
+    status = region_.commit(offset, bytes);
+  }
+  return status;
+}
+
+void PoolCore::trim() noexcept {
+  for (const Range& range : free_) {
+    region_.punch(range.offset, range.size_bytes);
+  }
+}
+
+void PoolCore::give_back(Range range) {
+  auto next = std::lower_bound(
+      free_.begin(), free_.end(), range.offset, [](const Range& r, std::int64_t offset) {
+        return r.offset < offset;
+      });
+  const bool joins_next = next != free_.end() && range.offset + range.size_bytes == next->offset;
+  const auto previous = next == free_.begin() ? free_.end() : next - 1;
+  const bool joins_previous =
+      previous != free_.end() && previous->offset + previous->size_bytes == range.offset;
+  if (joins_previous && joins_next) {
+    previous->size_bytes += range.size_bytes + next->size_bytes;
+    free_.erase(next);
+  } else if (joins_previous) {
+    previous->size_bytes += range.size_bytes;
+  } else if (joins_next) {
+    next->offset = range.offset;
+    next->size_bytes += range.size_bytes;
+  } else {
+    free_.insert(next, range);
+  }
+}
+
+void PoolCore::free(Block* block) noexcept {
+  if (fork_generation_ != fork_generation()) {
+    return;  // the parent owns the memory; its bookkeeping here is a copy
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    give_back({block->offset, block->size_bytes});
+    idle_blocks_.push_back(block);
+  }
+  drop();
+}
+
+void PoolCore::drop() noexcept {
+  bool last = false;
+  {
+    const std::lock_guard lock(mutex_);
+    last = --references_ == 0;
+  }
+  if (last) {
+    delete this;
+  }
+}
+
+Result<Pool> Pool::create(std::int64_t bytes, MemoryBudget& budget) {
+  auto region = Region::create("the pool of outputs", bytes, budget);
+  if (!region.ok()) {
+    return region.status();
+  }
+  return Pool(new PoolCore(std::move(*region), fork_generation()));
+}
+
+Pool::~Pool() {
+  if (core_ != nullptr && core_->fork_generation_ == fork_generation()) {
+    core_->drop();
+  }
+}
+
+const Region& Pool::region() const noexcept { return core_->region_; }
+
+Result<Buffer> Pool::allocate(std::int64_t bytes) {
+  auto block = core_->allocate(bytes);
+  if (!block.ok()) {
+    return block.status();
+  }
+  return Buffer(*block);
+}
+
+Status Pool::commit(const Buffer& buffer, std::int64_t bytes) {
+  return core_->commit(buffer.data() - core_->data(), bytes);
+}
+
+std::int64_t Pool::offset_of(const void* data, std::int64_t bytes) const noexcept {
+  const auto address = reinterpret_cast<std::uintptr_t>(data);
+  const auto base = reinterpret_cast<std::uintptr_t>(core_->region_.data());
+  const auto size = static_cast<std::uintptr_t>(core_->region_.size_bytes());
+  if (address < base || address - base > size ||
+      static_cast<std::uintptr_t>(bytes) > size - (address - base)) {
+    return -1;
+  }
+  return static_cast<std::int64_t>(address - base);
+}
+
+void Pool::trim() noexcept {
+  const std::lock_guard lock(core_->mutex_);
+  core_->trim();
+}
+
+Pool::Usage Pool::usage() const {
+  const std::lock_guard lock(core_->mutex_);
+  Usage usage{core_->region_.committed_bytes(), 0, 0};
+  usage.in_use_bytes = usage.reserved_bytes;
+  for (const PoolCore::Range& range : core_->free_) {
+    usage.in_use_bytes -= core_->region_.committed_in(range.offset, range.size_bytes);
+  }
+  usage.buffers = core_->references_ - 1;
+  return usage;
+}
+
+}  // namespace waybill::window
+
+namespace waybill {
+
+Buffer::Buffer(const Buffer& other) noexcept : block_(other.block_) {
+  if (block_ != nullptr) {
+    block_->references.fetch_add(1, std::memory_order_relaxed);
+  }
+}
+
+Buffer::~Buffer() {
+  if (block_ != nullptr && block_->references.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+    block_->core->free(block_);
+  }
+}
+
+std::byte* Buffer::data() const noexcept {
+  return block_ == nullptr ? nullptr : block_->core->data() + block_->offset;
+}
+
+}  // namespace waybill

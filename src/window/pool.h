@@ -1,0 +1,93 @@
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "waybill/status.h"
+#include "waybill/tensor.h"
+#include "window/region.h"
+
+namespace waybill::window {
+
+class PoolCore;
+
+/// One buffer of a pool: address space from the pool, of which commit() reserved a first part.
+struct Block {
+  PoolCore* core = nullptr;
+  std::atomic<int> references{0};
+  std::int64_t offset = 0;  ///< in the pool's region
+  std::int64_t size_bytes = 0;
+};
+
+/// Where outputs live. Buffers are address space of the worst case; only what will be written is
+/// reserved. Freed ranges keep their pages and are used again lowest address first, so a program
+/// that repeats itself writes warm memory. Thread safe. Buffers may outlive the pool.
+class Pool {
+ public:
+  static Result<Pool> create(std::int64_t bytes, MemoryBudget& budget);
+  Pool(Pool&& other) noexcept : core_(std::exchange(other.core_, nullptr)) {}
+  Pool& operator=(Pool&& other) noexcept {
+    std::swap(core_, other.core_);
+    return *this;
+  }
+  ~Pool();
+
+  const Region& region() const noexcept;
+  /// A buffer of `bytes` of address space.
+  Result<Buffer> allocate(std::int64_t bytes);
+  /// Reserves the first `bytes` of the buffer. Where the limits refuse, pages of free ranges are
+  /// given back and it is tried again.
+  Status commit(const Buffer& buffer, std::int64_t bytes);
+  /// Offset of [data, data+bytes) in the region, or -1 when it does not lie in it.
+  std::int64_t offset_of(const void* data, std::int64_t bytes) const noexcept;
+  /// Gives the pages of all free ranges back.
+  void trim() noexcept;
+
+  struct Usage {
+    std::int64_t reserved_bytes;
+    std::int64_t in_use_bytes;  ///< reserved part of the buffers somebody holds
+    std::int64_t buffers;
+  };
+  Usage usage() const;
+
+ private:
+  explicit Pool(PoolCore* core) noexcept : core_(core) {}
+  PoolCore* core_;
+};
+
+/// The part of a pool that lives until its last buffer is gone.
+class PoolCore {
+ public:
+  PoolCore(Region region, int generation) noexcept;
+
+  std::byte* data() const noexcept { return region_.data(); }
+  void drop() noexcept;  ///< one reference fewer: a buffer or the pool itself
+  void free(Block* block) noexcept;
+
+ private:
+  friend class Pool;
+  struct Range {
+    std::int64_t offset;
+    std::int64_t size_bytes;
+  };
+
+  Result<Block*> allocate(std::int64_t bytes);
+  Status commit(std::int64_t offset, std::int64_t bytes);
+  void give_back(Range range);
+  void trim() noexcept;
+
+  mutable std::mutex mutex_;
+  Region region_;
+  const int fork_generation_;
+  std::int64_t references_ = 1;
+  std::vector<Range> free_;   ///< by offset, never adjacent
+  std::deque<Block> blocks_;  ///< stable addresses
+  std::vector<Block*> idle_blocks_;
+};
+
+}  // namespace waybill::window

@@ -1,0 +1,214 @@
+#include "window/region.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "base/errors.h"
+
+namespace waybill::window {
+namespace {
+
+Status system_error(const std::string& what) {
+  return error(StatusCode::kInternal, "", "", what + ": " + std::strerror(errno));
+}
+
+#ifndef MADV_POPULATE_WRITE
+constexpr int kPopulateWrite = 23;  // Linux 5.14
+#else
+constexpr int kPopulateWrite = MADV_POPULATE_WRITE;
+#endif
+
+}  // namespace
+
+Result<Region> Region::create(std::string purpose, std::int64_t bytes, MemoryBudget& budget) {
+  Region region;
+  region.purpose_ = std::move(purpose);
+  region.budget_ = &budget;
+  region.fd_ = memfd_create("waybill", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (region.fd_ < 0) {
+    return system_error("memfd_create for " + region.purpose_);
+  }
+  // Sealed so that a peer's mapping can never reach past the end.
+  if (fchmod(region.fd_, 0600) != 0 || ftruncate(region.fd_, bytes) != 0 ||
+      fcntl(region.fd_, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0) {
+    return system_error("a memory file of " + std::to_string(bytes) + " bytes for " +
+                        region.purpose_);
+  }
+  void* address = mmap(nullptr,
+                       static_cast<std::size_t>(bytes),
+                       PROT_READ | PROT_WRITE,
+                       MAP_SHARED | MAP_NORESERVE,
+                       region.fd_,
+                       0);
+  if (address == MAP_FAILED) {
+    return system_error("address space of " + std::to_string(bytes) + " bytes for " +
+                        region.purpose_ + " (WAYBILL_WINDOW_BYTES makes it smaller)");
+  }
+  region.data_ = static_cast<std::byte*>(address);
+  region.size_bytes_ = bytes;
+  region.pages_.resize(static_cast<std::size_t>((bytes / kGranule + 63) / 64));
+  return region;
+}
+
+Region::~Region() {
+  if (data_ != nullptr) {
+    munmap(data_, static_cast<std::size_t>(size_bytes_));
+  }
+  if (fd_ >= 0) {
+    close(fd_);
+  }
+  if (budget_ != nullptr) {
+    budget_->release(committed_bytes_);
+  }
+}
+
+void Region::swap(Region& other) noexcept {
+  std::swap(purpose_, other.purpose_);
+  std::swap(budget_, other.budget_);
+  std::swap(fd_, other.fd_);
+  std::swap(data_, other.data_);
+  std::swap(size_bytes_, other.size_bytes_);
+  std::swap(committed_bytes_, other.committed_bytes_);
+  std::swap(pages_, other.pages_);
+}
+
+std::int64_t Region::committed_in(std::int64_t offset, std::int64_t bytes) const noexcept {
+  std::int64_t count = 0;
+  for (std::int64_t granule = (offset + kGranule - 1) / kGranule;
+       granule < (offset + bytes) / kGranule;
+       ++granule) {
+    count += has(granule) ? kGranule : 0;
+  }
+  return count;
+}
+
+Result<int> Region::open_read_only() const {
+  const std::string path = "/proc/self/fd/" + std::to_string(fd_);
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) {
+    return system_error("opening " + path + " read-only for " + purpose_);
+  }
+  return fd;
+}
+
+Status Region::commit(std::int64_t offset, std::int64_t bytes) {
+  if (bytes <= 0) {
+    return {};
+  }
+  if (offset < 0 || bytes > size_bytes_ - offset) {
+    return error(StatusCode::kOutOfMemory,
+                 "",
+                 "",
+                 "out of address space: wanted " + std::to_string(bytes) + " bytes at " +
+                     std::to_string(offset) + " of " + purpose_ + ", which has " +
+                     std::to_string(size_bytes_) + " (WAYBILL_WINDOW_BYTES)");
+  }
+  const std::int64_t end = (offset + bytes + kGranule - 1) / kGranule;
+  for (std::int64_t first = offset / kGranule; first < end; ++first) {
+    if (has(first)) {
+      continue;
+    }
+    std::int64_t last = first + 1;
+    while (last < end && !has(last)) {
+      ++last;
+    }
+    if (Status status = commit_run(first, last); !status.ok()) {
+      return status;
+    }
+    first = last;
+  }
+  return {};
+}
+
+Status Region::commit_run(std::int64_t first, std::int64_t last) {
+  const std::int64_t bytes = (last - first) * kGranule;
+  if (Status status = budget_->reserve(bytes, purpose_); !status.ok()) {
+    return status;
+  }
+  int failed = 0;
+  do {
+    failed = fallocate(fd_, 0, first * kGranule, bytes);
+  } while (failed != 0 && errno == EINTR);
+  if (failed != 0) {
+    budget_->release(bytes);
+    return error(StatusCode::kOutOfMemory,
+                 "",
+                 "",
+                 "out of memory: wanted " + std::to_string(bytes) + " bytes for " + purpose_ +
+                     ": " + std::strerror(errno));
+  }
+  // Maps the pages now instead of one fault at a time in the call; older kernels fault later.
+  (void)madvise(data_ + first * kGranule, static_cast<std::size_t>(bytes), kPopulateWrite);
+  committed_bytes_ += bytes;
+  for (std::int64_t granule = first; granule < last; ++granule) {
+    pages_[static_cast<std::size_t>(granule / 64)] |= std::uint64_t{1} << (granule % 64);
+  }
+  return {};
+}
+
+void Region::punch(std::int64_t offset, std::int64_t bytes) noexcept {
+  const std::int64_t first = (offset + kGranule - 1) / kGranule;
+  const std::int64_t last = (offset + bytes) / kGranule;
+  // The whole range: its holder may have touched pages that were never committed.
+  if (last <= first || fallocate(fd_,
+                                 FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                 first * kGranule,
+                                 (last - first) * kGranule) != 0) {
+    return;
+  }
+  const std::int64_t freed = committed_in(first * kGranule, (last - first) * kGranule);
+  for (std::int64_t granule = first; granule < last; ++granule) {
+    pages_[static_cast<std::size_t>(granule / 64)] &= ~(std::uint64_t{1} << (granule % 64));
+  }
+  committed_bytes_ -= freed;
+  budget_->release(freed);
+}
+
+Result<PeerMapping> PeerMapping::map(int fd, std::int64_t bytes) {
+  struct stat file{};
+  if (fstat(fd, &file) != 0 || file.st_size < bytes || bytes <= 0) {
+    close(fd);
+    return error(StatusCode::kInternal,
+                 "",
+                 "",
+                 "a peer's window is " + std::to_string(file.st_size) + " bytes, said to be " +
+                     std::to_string(bytes));
+  }
+  void* address =
+      mmap(nullptr, static_cast<std::size_t>(bytes), PROT_READ, MAP_SHARED | MAP_NORESERVE, fd, 0);
+  const int map_errno = errno;
+  close(fd);
+  if (address == MAP_FAILED) {
+    errno = map_errno;
+    return system_error("mapping " + std::to_string(bytes) +
+                        " bytes of a peer's window (WAYBILL_WINDOW_BYTES makes it smaller)");
+  }
+  PeerMapping mapping;
+  mapping.data_ = static_cast<const std::byte*>(address);
+  mapping.size_bytes_ = bytes;
+  return mapping;
+}
+
+PeerMapping::PeerMapping(PeerMapping&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), size_bytes_(other.size_bytes_) {}
+
+PeerMapping& PeerMapping::operator=(PeerMapping&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_bytes_, other.size_bytes_);
+  return *this;
+}
+
+PeerMapping::~PeerMapping() {
+  if (data_ != nullptr) {
+    munmap(const_cast<std::byte*>(data_), static_cast<std::size_t>(size_bytes_));
+  }
+}
+
+}  // namespace waybill::window

@@ -1,0 +1,28 @@
+#include "window/window.h"
+
+#include <new>
+#include <utility>
+
+namespace waybill::window {
+
+Result<std::unique_ptr<Window>> Window::create(std::int64_t bytes, MemoryBudget& budget) {
+  auto control = Region::create("the control page", kControlBytes, budget);
+  auto first = Region::create("the window", bytes, budget);
+  auto second = Region::create("the window", bytes, budget);
+  auto pool = Pool::create(bytes, budget);
+  for (const Status& status : {control.status(), first.status(), second.status(), pool.status()}) {
+    if (!status.ok()) {
+      return status;
+    }
+  }
+  if (Status status = control->commit(0, kControlBytes); !status.ok()) {
+    return status;
+  }
+  auto* page = new (control->data()) ControlPage();
+  page->signalled.store(stamp(1, 0));
+  page->done.store(stamp(1, 0));
+  return std::unique_ptr<Window>(new Window{
+      std::move(*control), page, {std::move(*first), std::move(*second)}, std::move(*pool)});
+}
+
+}  // namespace waybill::window

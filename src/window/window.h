@@ -1,0 +1,30 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+
+#include "waybill/status.h"
+#include "window/control.h"
+#include "window/memory_budget.h"
+#include "window/pool.h"
+#include "window/region.h"
+
+namespace waybill::window {
+
+inline constexpr std::int64_t kControlBytes =
+    (static_cast<std::int64_t>(sizeof(ControlPage)) + kGranule - 1) / kGranule * kGranule;
+
+/// All memory of one rank that peers can read: control page, two halves, pool.
+/// Owner: the rank's Session. Freed when the session and, for the pool, the last buffer is gone.
+struct Window {
+  Region control_region;
+  ControlPage* control = nullptr;  ///< in control_region
+  std::array<Region, 2> halves;
+  Pool pool;
+
+  /// `bytes` of address space for each half and for the pool. The words begin at (epoch 1, call 0).
+  static Result<std::unique_ptr<Window>> create(std::int64_t bytes, MemoryBudget& budget);
+};
+
+}  // namespace waybill::window

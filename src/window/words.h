@@ -1,0 +1,58 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+namespace waybill::window {
+
+/// A point in the life of a group: epoch in the high half, call number in the low half, which is
+/// the futex word. Words only grow.
+using Stamp = std::uint64_t;
+
+constexpr Stamp stamp(std::uint32_t epoch, std::uint32_t call) noexcept {
+  return static_cast<Stamp>(epoch) << 32 | call;
+}
+constexpr std::uint32_t epoch_of(Stamp value) noexcept {
+  return static_cast<std::uint32_t>(value >> 32);
+}
+constexpr std::uint32_t call_of(Stamp value) noexcept { return static_cast<std::uint32_t>(value); }
+
+/// One word of a control page, alone on its cache line. Its owner writes, everybody reads.
+struct alignas(64) Word {
+  std::atomic<Stamp> value{0};
+
+  Stamp load() const noexcept { return value.load(std::memory_order_acquire); }
+  void store(Stamp next) noexcept { value.store(next, std::memory_order_release); }
+};
+static_assert(std::atomic<Stamp>::is_always_lock_free && sizeof(Word) == 64);
+
+#if defined(__SANITIZE_THREAD__)
+#define WAYBILL_TSAN 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define WAYBILL_TSAN 1
+#endif
+#endif
+
+/// Full fence. ThreadSanitizer does not know fences: there a read-modify-write of `word`, which the
+/// other side of the handshake also touches, orders what the fence orders.
+inline void fence_all(const Word& word) noexcept {
+#ifdef WAYBILL_TSAN
+  const_cast<Word&>(word).value.fetch_add(0, std::memory_order_seq_cst);
+#else
+  (void)word;
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+#endif
+}
+
+/// Orders earlier reads of published rows before the later read of `word`.
+inline void fence_reads(const Word& word) noexcept {
+#ifdef WAYBILL_TSAN
+  const_cast<Word&>(word).value.fetch_add(0, std::memory_order_acq_rel);
+#else
+  (void)word;
+  std::atomic_thread_fence(std::memory_order_acquire);
+#endif
+}
+
+}  // namespace waybill::window

@@ -198,11 +198,20 @@ bool Call::still_valid() const {
 
 Status Call::finish() {
   if (!still_valid()) {
-    return fail(
-        StatusCode::kInvalidState,
-        "expected every rank to stay until this rank had read its rows, but the others gave "
-        "the call up meanwhile: this rank was too slow and needs a reset",
-        {});
+    // A publisher that gave up may have done so because of a rank that ended.
+    std::vector<int> ended;
+    for (const int r : session_.everyone()) {
+      if (r != session_.rank() && session_.transport().has_ended(r)) {
+        ended.push_back(r);
+      }
+    }
+    const std::string who = name_ranks(ended);
+    return ended.empty()
+               ? fail(StatusCode::kInvalidState,
+                      "expected every rank to stay until this rank had read its rows, but others "
+                      "gave the call up meanwhile: this rank was too slow and needs a reset",
+                      {})
+               : fail(StatusCode::kPeerLost, who + " ended while rows were read", ended);
   }
   end();
   return {};

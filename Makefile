@@ -1,0 +1,47 @@
+# Everything a clone needs: make demo, make test. README.md says more.
+SHELL := /bin/bash
+PYTHON ?= python3
+# What pip installs as PyTorch; TORCH=system uses the one that PYTHON already has.
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find include src bindings python cmake -type f -not -name '*.pyc') \
+           CMakeLists.txt pyproject.toml
+
+.PHONY: setup demo test test-full bench wheel lint format clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.tools: tools/setup.sh
+	PYTHON="$(PYTHON)" TORCH="$(TORCH)" tools/setup.sh $(VENV)
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.tools $(SOURCES)
+	$(BIN)/pip install --quiet --no-build-isolation --no-deps --config-settings=build-dir=build/python .
+	touch $@
+
+demo: setup
+	$(BIN)/waybill demo
+
+test: setup
+	$(BIN)/python tools/run_tests.py
+
+test-full: setup
+	$(BIN)/python tools/run_tests.py --full
+
+bench: setup
+	$(BIN)/python bench/exchange.py
+
+wheel: $(VENV)/.tools
+	$(BIN)/pip wheel --quiet --no-build-isolation --no-deps --config-settings=build-dir=build/wheel -w dist .
+
+lint: setup
+	$(BIN)/python tools/run_tests.py --only lint
+
+format: setup
+	clang-format-19 -i $$(git ls-files '*.h' '*.cc')
+	$(BIN)/ruff format python tests examples bench tools
+	$(BIN)/ruff check --fix python tests examples bench tools
+
+clean:
+	rm -rf build dist $(VENV)

@@ -1,0 +1,424 @@
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <functional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "support/layer_case.h"
+#include "support/run_layer.h"
+#include "window/memory_budget.h"
+
+namespace waybill {
+namespace {
+
+using namespace std::chrono_literals;
+using testing::draw_case;
+using testing::LayerCase;
+using testing::run_layer;
+
+/// Ranks as threads of one test; every test may run several calls on them.
+class Ranks {
+ public:
+  explicit Ranks(int count, std::chrono::milliseconds timeout = 20s) {
+    GroupOptions options;
+    options.timeout = timeout;
+    options.window_bytes = testing::kTestWindowBytes;
+    auto groups = Group::local(count, options);
+    EXPECT_TRUE(groups.ok()) << groups.status().message();
+    groups_ = std::move(*groups);
+  }
+
+  Group& operator[](int rank) { return groups_[static_cast<std::size_t>(rank)]; }
+
+  /// body(group) on every rank at once; what each returns.
+  std::vector<Status> run(const std::function<Status(Group&)>& body) {
+    std::vector<Status> results(groups_.size());
+    std::vector<std::thread> threads;
+    for (std::size_t r = 0; r < groups_.size(); ++r) {
+      threads.emplace_back([&, r] { results[r] = body(groups_[r]); });
+    }
+    for (std::thread& thread : threads) {
+      thread.join();
+    }
+    return results;
+  }
+
+  /// A whole layer, compared with the model.
+  void expect_works(std::uint64_t seed = 1) {
+    const LayerCase layer = layer_for(static_cast<int>(groups_.size()), seed);
+    for (const Status& status : run([&](Group& group) {
+           const std::string text = run_layer(group, layer);
+           return text.empty() ? Status()
+                               : Status(ErrorInfo{StatusCode::kInternal, "", "", {}, text});
+         })) {
+      EXPECT_TRUE(status.ok()) << status.message();
+    }
+  }
+
+  static LayerCase layer_for(int ranks, std::uint64_t seed) {
+    for (;; ++seed) {
+      LayerCase layer = draw_case(seed, ranks);
+      if (layer.num_ranks == ranks) {
+        return layer;
+      }
+    }
+  }
+
+ private:
+  std::vector<Group> groups_;
+};
+
+/// A plain layer: 3 tokens to each rank, float32, no options. M = 2 E.
+LayerCase plain_layer(int ranks) {
+  LayerCase layer;
+  layer.num_ranks = ranks;
+  layer.h = 16;
+  layer.k = 2;
+  layer.x_stride = 16;
+  layer.num_experts = 2 * ranks;
+  layer.dtype = DType::kFloat32;
+  for (int r = 0; r < ranks; ++r) {
+    LayerCase::RankInput input;
+    input.bs = 3;
+    input.x.resize(3 * 16 * 4, std::byte{static_cast<unsigned char>(r + 1)});
+    for (std::int32_t i = 0; i < 6; ++i) {
+      input.ids.push_back((i * 5 + r) % (2 * ranks));
+    }
+    input.weights.assign(6, 0.5F);
+    input.dispatch_scales.assign(6, 0.25F);
+    input.shared_x.resize(3 * 16 * 4);
+    layer.ranks.push_back(std::move(input));
+  }
+  return layer;
+}
+
+Status dispatch_only(Group& group, const DispatchArgs& args) {
+  return dispatch(group, args).status();
+}
+
+TEST(Refusal, IsToldToTheOthersAndTheGroupGoesOn) {
+  Ranks ranks(3);
+  const LayerCase layer = plain_layer(3);
+  for (int round = 0; round < 3; ++round) {
+    const auto results = ranks.run([&](Group& group) {
+      DispatchArgs args = layer.dispatch_args(group.rank());
+      args.quant_mode = group.rank() == 1 ? 7 : 0;
+      return dispatch_only(group, args);
+    });
+    EXPECT_EQ(results[1].code(), StatusCode::kInvalidArgument);
+    EXPECT_EQ(results[1].info().argument, "quant_mode");
+    for (std::size_t r : {0U, 2U}) {
+      EXPECT_EQ(results[r].code(), StatusCode::kMismatch);
+      EXPECT_EQ(results[r].info().ranks, std::vector<int>{1});
+      EXPECT_EQ(results[r].info().argument, "quant_mode");
+      EXPECT_NE(results[r].message().find(results[1].message()), std::string::npos);
+    }
+    ranks.expect_works(static_cast<std::uint64_t>(round));
+  }
+}
+
+TEST(Refusal, DoesNotWaitForTheOthers) {
+  Ranks ranks(2);
+  const LayerCase layer = plain_layer(2);
+  DispatchArgs bad = layer.dispatch_args(0);
+  bad.comm_alg = "ring";
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_EQ(dispatch_only(ranks[0], bad).code(), StatusCode::kInvalidArgument);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 5s);
+  EXPECT_EQ(dispatch_only(ranks[1], layer.dispatch_args(1)).code(), StatusCode::kMismatch);
+  ranks.expect_works();
+}
+
+struct Difference {
+  const char* argument;
+  std::function<void(LayerCase&)> change;
+  const char* value;
+};
+
+TEST(Mismatch, NamesArgumentRanksAndValuesOnEveryRank) {
+  const std::vector<Difference> differences = {
+      {"x", [](LayerCase& l) { l.h = 8; }, "8 on rank 1"},
+      {"x", [](LayerCase& l) { l.dtype = DType::kBFloat16; }, "bfloat16 on rank 1"},
+      {"expert_ids", [](LayerCase& l) { l.k = 1; }, "1 on rank 1"},
+      {"moe_expert_num", [](LayerCase& l) { l.num_experts = 12; }, "12 on rank 1"},
+      {"quant_mode", [](LayerCase& l) { l.quantised = true; }, "2 on rank 1"},
+      {"global_bs", [](LayerCase& l) { l.global_bs = 12; }, "12 on rank 1"},
+      {"global_bs", [](LayerCase& l) { l.ranks[1].bs = 2; }, "6 on rank 1"},
+      {"shared_expert_num",
+       [](LayerCase& l) {
+         l.num_shared = 1;
+         l.num_shared_ranks = 1;
+       },
+       "1 on rank 1"},
+  };
+  Ranks ranks(3);
+  for (const Difference& difference : differences) {
+    const LayerCase layer = plain_layer(3);
+    LayerCase other = layer;
+    difference.change(other);
+    const auto results = ranks.run([&](Group& group) {
+      return dispatch_only(group, (group.rank() == 1 ? other : layer).dispatch_args(group.rank()));
+    });
+    for (const Status& status : results) {
+      ASSERT_EQ(status.code(), StatusCode::kMismatch) << difference.argument;
+      EXPECT_EQ(status.info().argument, difference.argument);
+      EXPECT_EQ(status.info().ranks, std::vector<int>{1});
+      EXPECT_NE(status.message().find(difference.value), std::string::npos) << status.message();
+      EXPECT_NE(status.message().find("on ranks 0 and 2"), std::string::npos) << status.message();
+      EXPECT_EQ(status.message(), results[0].message());
+    }
+    ranks.expect_works();
+  }
+}
+
+TEST(Mismatch, DifferentOperators) {
+  Ranks ranks(2);
+  const LayerCase layer = plain_layer(2);
+  const std::vector<std::int32_t> counts(4, 0);
+  const std::vector<std::int32_t> triples(3, 0);
+  const auto results = ranks.run([&](Group& group) -> Status {
+    if (group.rank() == 0) {
+      return dispatch_only(group, layer.dispatch_args(0));
+    }
+    DispatchResult none;
+    CombineArgs args = layer.combine_args(1, layer.x_view(1), none);
+    args.ep_send_counts = TensorView::contiguous(counts.data(), DType::kInt32, {4});
+    args.assist_info_for_combine = TensorView::contiguous(triples.data(), DType::kInt32, {3});
+    return combine(group, args).status();
+  });
+  for (const Status& status : results) {
+    ASSERT_EQ(status.code(), StatusCode::kMismatch);
+    EXPECT_EQ(status.info().argument, "");
+    EXPECT_EQ(status.info().ranks, (std::vector<int>{0, 1}));
+    EXPECT_NE(status.message().find("npu_moe_distribute_combine_v2 on rank 1"), std::string::npos);
+  }
+  ranks.expect_works();
+}
+
+TEST(Capacity, TooManyDuplicatesAreTheSameErrorOnEveryRank) {
+  Ranks ranks(2);
+  LayerCase layer = plain_layer(2);
+  layer.num_experts = 2;  // L = 1: a rank takes one row a token
+  for (auto& rank : layer.ranks) {
+    rank.ids.assign(6, 1);
+  }
+  const auto results = ranks.run(
+      [&](Group& group) { return dispatch_only(group, layer.dispatch_args(group.rank())); });
+  for (const Status& status : results) {
+    ASSERT_EQ(status.code(), StatusCode::kInvalidArgument);
+    EXPECT_NE(status.message().find("A = 6"), std::string::npos) << status.message();
+    EXPECT_NE(status.message().find("12 for rank 1"), std::string::npos) << status.message();
+  }
+  ranks.expect_works();
+}
+
+/// Runs dispatch on all ranks, lets `spoil` change what combine gets, and returns its errors.
+std::vector<Status> spoiled_combine(Ranks& ranks,
+                                    const LayerCase& layer,
+                                    const std::function<void(int, DispatchResult&)>& spoil) {
+  return ranks.run([&](Group& group) -> Status {
+    auto sent = dispatch(group, layer.dispatch_args(group.rank()));
+    if (!sent.ok()) {
+      return sent.status();
+    }
+    spoil(group.rank(), *sent);
+    return combine(group, layer.combine_args(group.rank(), sent->expand_x.view(), *sent)).status();
+  });
+}
+
+TEST(Returns, AMissingRowIsNamed) {
+  Ranks ranks(2);
+  const LayerCase layer = plain_layer(2);
+  const auto results = spoiled_combine(ranks, layer, [](int rank, DispatchResult& sent) {
+    if (rank == 0) {  // one row fewer comes back
+      auto* counts = sent.ep_recv_counts.data<std::int32_t>();
+      --counts[3];
+    }
+  });
+  int errors = 0;
+  for (const Status& status : results) {
+    if (!status.ok()) {
+      ++errors;
+      EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+      EXPECT_NE(status.message().find("none from any rank"), std::string::npos);
+    }
+  }
+  EXPECT_EQ(errors, 1);
+  ranks.expect_works();
+}
+
+TEST(Returns, ARowThatComesTwiceIsNamed) {
+  Ranks ranks(2);
+  const LayerCase layer = plain_layer(2);
+  const auto results = spoiled_combine(ranks, layer, [](int rank, DispatchResult& sent) {
+    if (rank == 0) {
+      auto* triples = sent.assist_info_for_combine.data<std::int32_t>();
+      std::copy(triples, triples + 3, triples + 3);
+    }
+  });
+  int errors = 0;
+  for (const Status& status : results) {
+    errors += status.ok() ? 0 : 1;
+    EXPECT_TRUE(status.ok() || status.info().argument == "assist_info_for_combine");
+  }
+  EXPECT_GE(errors, 1);
+  ranks.expect_works();
+}
+
+TEST(Timeout, NamesTheRankAndAResetOfAllMakesTheGroupWhole) {
+  Ranks ranks(3, 300ms);
+  const LayerCase layer = plain_layer(3);
+  const auto results = ranks.run([&](Group& group) {
+    return group.rank() == 2 ? Status() : dispatch_only(group, layer.dispatch_args(group.rank()));
+  });
+  for (std::size_t r : {0U, 1U}) {
+    ASSERT_EQ(results[r].code(), StatusCode::kTimeout);
+    EXPECT_EQ(results[r].info().ranks, std::vector<int>{2});
+    EXPECT_NE(results[r].message().find("waiting for signals, call 1, epoch 1"), std::string::npos)
+        << results[r].message();
+  }
+  const Status refused = dispatch_only(ranks[0], layer.dispatch_args(0));
+  EXPECT_EQ(refused.code(), StatusCode::kInvalidState);
+  EXPECT_NE(refused.message().find("reset"), std::string::npos);
+  for (int round = 0; round < 3; ++round) {
+    for (const Status& status : ranks.run([](Group& group) -> Status {
+           auto members = group.reset();
+           EXPECT_TRUE(!members.ok() || *members == (std::vector<int>{0, 1, 2}));
+           return members.status();
+         })) {
+      EXPECT_TRUE(status.ok()) << status.message();
+    }
+    ranks.expect_works();
+    EXPECT_EQ(ranks[1].stats().epoch, 2 + round);
+  }
+}
+
+TEST(Reset, WakesARankThatWaitsInAnOldCall) {
+  Ranks ranks(2, 10s);
+  const LayerCase layer = plain_layer(2);
+  const auto begin = std::chrono::steady_clock::now();
+  const auto results = ranks.run([&](Group& group) -> Status {
+    Status waited;
+    if (group.rank() == 0) {
+      waited = dispatch_only(group, layer.dispatch_args(0));
+    }
+    auto members = group.reset();
+    EXPECT_TRUE(members.ok()) << members.status().message();
+    return waited;
+  });
+  EXPECT_EQ(results[0].code(), StatusCode::kInvalidState);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 5s);
+  ranks.expect_works();
+}
+
+TEST(Reset, AnInterruptEndsTheWaitAndAResetFollows) {
+  std::atomic<bool> stop{false};
+  GroupOptions options;
+  options.timeout = 20s;
+  options.window_bytes = testing::kTestWindowBytes;
+  options.interrupted = [&] { return stop.load(); };
+  auto groups = Group::local(2, options);
+  ASSERT_TRUE(groups.ok());
+  const LayerCase layer = plain_layer(2);
+  std::thread later([&] {
+    std::this_thread::sleep_for(100ms);
+    stop = true;
+  });
+  const Status status = dispatch_only((*groups)[0], layer.dispatch_args(0));
+  later.join();
+  EXPECT_EQ(status.code(), StatusCode::kInterrupted);
+  EXPECT_EQ(dispatch_only((*groups)[0], layer.dispatch_args(0)).code(), StatusCode::kInvalidState);
+  stop = false;
+  std::thread other([&] { EXPECT_TRUE((*groups)[1].reset().ok()); });
+  EXPECT_TRUE((*groups)[0].reset().ok());
+  other.join();
+}
+
+TEST(OneCallAtATime, ASecondThreadIsRefused) {
+  Ranks ranks(2);
+  const LayerCase layer = plain_layer(2);
+  std::thread first([&] { EXPECT_TRUE(dispatch_only(ranks[0], layer.dispatch_args(0)).ok()); });
+  std::this_thread::sleep_for(100ms);
+  EXPECT_EQ(dispatch_only(ranks[0], layer.dispatch_args(0)).code(), StatusCode::kInvalidState);
+  EXPECT_EQ(ranks[0].reset().status().code(), StatusCode::kInvalidState);
+  EXPECT_TRUE(dispatch_only(ranks[1], layer.dispatch_args(1)).ok());
+  first.join();
+  ranks.expect_works();
+}
+
+TEST(Memory, TooLittleIsRefusedWithTheSizeAndNothingIsLost) {
+  Ranks ranks(2);
+  ranks.expect_works();
+  auto& budget = window::MemoryBudget::process();
+  LayerCase layer = plain_layer(2);
+  layer.h = 100'000;
+  layer.x_stride = layer.h;
+  for (auto& rank : layer.ranks) {
+    rank.x.resize(static_cast<std::size_t>(3 * layer.h * 4));
+  }
+  budget.set_limit(budget.reserved() + 1000);
+  const auto results = ranks.run(
+      [&](Group& group) { return dispatch_only(group, layer.dispatch_args(group.rank())); });
+  budget.set_limit(std::nullopt);
+  for (const Status& status : results) {
+    EXPECT_EQ(status.code(), StatusCode::kOutOfMemory);
+    EXPECT_NE(status.message().find("wanted"), std::string::npos);
+    EXPECT_NE(status.message().find("WAYBILL_MAX_MEMORY"), std::string::npos);
+  }
+  ranks.expect_works();
+}
+
+TEST(Close, AReleasedGroupRefusesAndItsTensorsStay) {
+  Ranks ranks(1);
+  auto buffer = ranks[0].expert_buffer(2, 4, DType::kFloat32);
+  ASSERT_TRUE(buffer.ok());
+  buffer->data<float>()[7] = 3.0F;
+  ranks[0].close(1s);
+  EXPECT_EQ(buffer->data<float>()[7], 3.0F);
+  EXPECT_EQ(dispatch_only(ranks[0], plain_layer(1).dispatch_args(0)).code(),
+            StatusCode::kInvalidState);
+  EXPECT_EQ(ranks[0].expert_buffer(1, 1, DType::kFloat32).status().code(),
+            StatusCode::kInvalidState);
+}
+
+TEST(ExpertBuffer, ChecksItsArguments) {
+  Ranks ranks(1);
+  EXPECT_EQ(ranks[0].expert_buffer(-1, 4, DType::kFloat32).status().info().argument, "rows");
+  EXPECT_EQ(ranks[0].expert_buffer(1, 0, DType::kFloat32).status().info().argument, "hidden");
+  EXPECT_EQ(ranks[0].expert_buffer(1, 1, DType::kInt8).status().info().argument, "dtype");
+}
+
+TEST(Stats, CountRowsAndBytesPerPeer) {
+  Ranks ranks(2);
+  const LayerCase layer = plain_layer(2);
+  const auto results = spoiled_combine(ranks, layer, [](int, DispatchResult&) {});
+  for (const Status& status : results) {
+    ASSERT_TRUE(status.ok()) << status.message();
+  }
+  std::int64_t received = 0;
+  for (int r = 0; r < 2; ++r) {
+    const GroupStats stats = ranks[r].stats();
+    EXPECT_EQ(stats.calls, 2);
+    EXPECT_EQ(stats.completed, 2);
+    EXPECT_EQ(stats.bytes_published, 3 * 16 * 4);
+    std::int64_t rows = 0;
+    for (std::size_t p = 0; p < 2; ++p) {
+      const GroupStats peer = ranks[static_cast<int>(p)].stats();
+      EXPECT_EQ(stats.dispatch.rows_received[p],
+                peer.dispatch.rows_sent[static_cast<std::size_t>(r)]);
+      EXPECT_EQ(stats.combine.rows_received[p],
+                peer.combine.rows_sent[static_cast<std::size_t>(r)]);
+      EXPECT_EQ(stats.combine.rows_sent[p], stats.dispatch.rows_received[p]);
+      rows += stats.dispatch.rows_received[p];
+    }
+    EXPECT_EQ(stats.bytes_copied, rows * 16 * 4);
+    EXPECT_EQ(stats.rows_in_place, rows);
+    received += rows;
+  }
+  EXPECT_EQ(received, 2 * 3 * 2);
+}
+
+}  // namespace
+}  // namespace waybill

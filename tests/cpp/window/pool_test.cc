@@ -1,0 +1,161 @@
+#include "window/pool.h"
+
+#include <gtest/gtest.h>
+#include <rapidcheck/gtest.h>
+
+#include <cstring>
+#include <thread>
+#include <vector>
+
+namespace waybill::window {
+namespace {
+
+constexpr std::int64_t kPoolBytes = std::int64_t{16} << 20;
+
+Pool make_pool(MemoryBudget& budget, std::int64_t bytes = kPoolBytes) {
+  auto pool = Pool::create(bytes, budget);
+  EXPECT_TRUE(pool.ok());
+  return std::move(*pool);
+}
+
+TEST(Pool, ABufferIsAddressSpaceUntilItIsCommitted) {
+  MemoryBudget budget;
+  Pool pool = make_pool(budget);
+  auto buffer = pool.allocate(8 << 20);
+  ASSERT_TRUE(buffer.ok());
+  EXPECT_EQ(pool.usage().reserved_bytes, 0);
+  ASSERT_TRUE(pool.commit(*buffer, 100'000).ok());
+  EXPECT_EQ(pool.usage().reserved_bytes, 2 * kGranule);
+  EXPECT_EQ(pool.usage().in_use_bytes, 2 * kGranule);
+  EXPECT_EQ(budget.reserved(), 2 * kGranule);
+  std::memset(buffer->data(), 1, 100'000);
+}
+
+TEST(Pool, AFreedRangeIsWarmAndUsedAgain) {
+  MemoryBudget budget;
+  Pool pool = make_pool(budget);
+  std::byte* address = nullptr;
+  for (int i = 0; i < 3; ++i) {
+    auto buffer = pool.allocate(1 << 20);
+    ASSERT_TRUE(buffer.ok());
+    ASSERT_TRUE(pool.commit(*buffer, 1 << 20).ok());
+    EXPECT_TRUE(address == nullptr || address == buffer->data());
+    address = buffer->data();
+    EXPECT_EQ(pool.usage().reserved_bytes, 1 << 20);
+  }
+  EXPECT_EQ(pool.usage().in_use_bytes, 0);
+  EXPECT_EQ(pool.usage().buffers, 0);
+  pool.trim();
+  EXPECT_EQ(pool.usage().reserved_bytes, 0);
+  EXPECT_EQ(budget.reserved(), 0);
+}
+
+TEST(Pool, FullAddressSpaceIsAnErrorThatSaysSo) {
+  MemoryBudget budget;
+  Pool pool = make_pool(budget);
+  auto first = pool.allocate(kPoolBytes);
+  ASSERT_TRUE(first.ok());
+  const auto second = pool.allocate(1);
+  ASSERT_FALSE(second.ok());
+  EXPECT_EQ(second.status().code(), StatusCode::kOutOfMemory);
+  EXPECT_NE(second.status().message().find("WAYBILL_WINDOW_BYTES"), std::string::npos);
+  *first = Buffer();
+  EXPECT_TRUE(pool.allocate(1).ok());
+}
+
+TEST(Pool, MemoryOfFreeRangesIsGivenBackBeforeARefusal) {
+  MemoryBudget budget;
+  budget.set_limit(8 * kGranule);
+  Pool pool = make_pool(budget);
+  {
+    auto held = pool.allocate(kGranule);
+    auto freed = pool.allocate(6 * kGranule);
+    ASSERT_TRUE(pool.commit(*held, kGranule).ok());
+    ASSERT_TRUE(pool.commit(*freed, 6 * kGranule).ok());
+    *freed = Buffer();
+    auto blocker = pool.allocate(6 * kGranule - 4096);
+    auto far = pool.allocate(6 * kGranule);
+    *blocker = Buffer();
+    EXPECT_TRUE(pool.commit(*far, 6 * kGranule).ok());
+    auto more = pool.allocate(2 * kGranule);
+    const Status too_much = pool.commit(*more, 2 * kGranule);
+    EXPECT_EQ(too_much.code(), StatusCode::kOutOfMemory);
+    EXPECT_NE(too_much.message().find("WAYBILL_MAX_MEMORY"), std::string::npos);
+  }
+}
+
+TEST(Pool, BuffersOutliveThePool) {
+  MemoryBudget budget;
+  Buffer kept;
+  {
+    Pool pool = make_pool(budget);
+    auto buffer = pool.allocate(100);
+    ASSERT_TRUE(buffer.ok() && pool.commit(*buffer, 100).ok());
+    kept = *buffer;
+  }
+  std::memset(kept.data(), 7, 100);
+  EXPECT_EQ(kept.data()[99], std::byte{7});
+  kept = Buffer();
+  EXPECT_EQ(budget.reserved(), 0);
+}
+
+TEST(Pool, KnowsWhatLiesInIt) {
+  MemoryBudget budget;
+  Pool pool = make_pool(budget);
+  auto first = pool.allocate(4096);
+  auto second = pool.allocate(4096);
+  EXPECT_EQ(pool.offset_of(first->data(), 4096), 0);
+  EXPECT_EQ(pool.offset_of(second->data() + 8, 100), 4096 + 8);
+  int elsewhere = 0;
+  EXPECT_EQ(pool.offset_of(&elsewhere, 4), -1);
+  EXPECT_EQ(pool.offset_of(first->data(), kPoolBytes + 1), -1);
+}
+
+TEST(Pool, BuffersAreFreedFromAnyThread) {
+  MemoryBudget budget;
+  Pool pool = make_pool(budget);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&pool, i] {
+      for (int j = 0; j < 200; ++j) {
+        auto buffer = pool.allocate(1000 * (i + 1));
+        ASSERT_TRUE(buffer.ok() && pool.commit(*buffer, 1000).ok());
+        std::memset(buffer->data(), i, 1000);
+        const Buffer copy = *buffer;
+        *buffer = Buffer();
+        ASSERT_EQ(copy.data()[999], static_cast<std::byte>(i));
+      }
+    });
+  }
+  for (auto& thread : threads) {
+    thread.join();
+  }
+  EXPECT_EQ(pool.usage().buffers, 0);
+}
+
+RC_GTEST_PROP(PoolProperty, BuffersNeverOverlapAndRangesJoinAgain, ()) {
+  MemoryBudget budget;
+  Pool pool = make_pool(budget);
+  std::vector<std::pair<Buffer, std::int64_t>> held;
+  const auto steps = *rc::gen::container<std::vector<std::pair<bool, int>>>(
+      rc::gen::pair(rc::gen::arbitrary<bool>(), rc::gen::inRange(1, 300'000)));
+  for (const auto& [take, number] : steps) {
+    if (take || held.empty()) {
+      auto buffer = pool.allocate(number);
+      if (buffer.ok()) {
+        for (const auto& [other, bytes] : held) {
+          RC_ASSERT(buffer->data() + number <= other.data() ||
+                    other.data() + bytes <= buffer->data());
+        }
+        held.emplace_back(std::move(*buffer), number);
+      }
+    } else {
+      held.erase(held.begin() + number % static_cast<int>(held.size()));
+    }
+  }
+  held.clear();
+  RC_ASSERT(pool.allocate(kPoolBytes).ok());
+}
+
+}  // namespace
+}  // namespace waybill::window

@@ -1,0 +1,188 @@
+"""Runs every test of the repository and ends with the counts.
+
+Steps: lint (formatters, linters, includes), cpp (release build with g++), clang (the same with
+clang 14), asan and tsan (C++ tests under the sanitizers), install (the installed package used from
+outside), python (pytest). A step whose tools are missing is skipped with a line; with CI set that
+is a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+STEP_SECONDS = 3600
+
+
+@dataclass
+class Counts:
+    """What a step ran."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, other: Counts) -> None:
+        self.passed += other.passed
+        self.failed += other.failed
+        self.skipped += other.skipped
+        self.notes += other.notes
+
+
+def run(command: list[str], env: dict[str, str] | None = None) -> tuple[int, str]:
+    """Runs a command from the root, shows its output and returns it."""
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", **(env or {})}
+    print("+", " ".join(command), flush=True)
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    lines = []
+    assert process.stdout is not None
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        lines.append(line)
+    return process.wait(timeout=STEP_SECONDS), "".join(lines)
+
+
+def check(name: str, command: list[str]) -> Counts:
+    """One command that either passes or fails."""
+    if shutil.which(command[0], path=f"{BIN}:{os.environ['PATH']}") is None:
+        return missing(f"{name}: {command[0]} is not installed")
+    code, _ = run(command)
+    return Counts(passed=int(code == 0), failed=int(code != 0), notes=[name] if code else [])
+
+
+def missing(note: str) -> Counts:
+    print("skipped:", note, flush=True)
+    if os.environ.get("CI"):
+        return Counts(failed=1, notes=[note])
+    return Counts(skipped=1, notes=[note])
+
+
+def tracked(*patterns: str) -> list[str]:
+    output = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", *patterns],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [line for line in output.stdout.splitlines() if (ROOT / line).exists()]
+
+
+def lint() -> Counts:
+    counts = Counts()
+    cpp = tracked("*.h", "*.cc")
+    python = ["python", "tests", "examples", "bench", "tools"]
+    counts.add(check("clang-format", ["clang-format-19", "--dry-run", "-Werror", *cpp]))
+    counts.add(check("ruff format", ["ruff", "format", "--check", *python]))
+    counts.add(check("ruff check", ["ruff", "check", *python]))
+    counts.add(check("mypy", ["mypy"]))
+    counts.add(check("rooms", [sys.executable, "tools/check_rooms.py"]))
+    if configure("release"):
+        counts.add(check("clang-tidy", [sys.executable, "tools/run_clang_tidy.py"]))
+    return counts
+
+
+def configure(preset: str) -> bool:
+    code, _ = run(["cmake", "--preset", preset, "--log-level=WARNING"])
+    return code == 0
+
+
+def cpp(preset: str, env: dict[str, str] | None = None) -> Counts:
+    """Builds a preset and runs its tests; counts GoogleTest's cases and the examples."""
+    if not Path("/usr/include/gtest/gtest.h").exists():
+        return missing(f"{preset}: GoogleTest and rapidcheck are not installed")
+    if preset == "clang" and shutil.which("clang++-14") is None:
+        return missing("clang: clang++-14 is not installed")
+    if not configure(preset) or run(["cmake", "--build", "--preset", preset])[0] != 0:
+        return Counts(failed=1, notes=[f"{preset}: does not build"])
+    code, output = run(["ctest", "--preset", preset, "--verbose"], env)
+    counts = Counts(
+        passed=sum(int(n) for n in re.findall(r"\[  PASSED  \] (\d+) tests?", output)),
+        failed=sum(int(n) for n in re.findall(r"\[  FAILED  \] (\d+) tests?, listed", output)),
+    )
+    counts.passed += len(re.findall(r"Test +#\d+: example_\S+ \.+ +Passed", output))
+    if code != 0:
+        counts.failed = max(counts.failed, 1)
+        counts.notes.append(f"{preset}: ctest")
+    return counts
+
+
+def sanitized(preset: str) -> Callable[[], Counts]:
+    env = {
+        "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "TSAN_OPTIONS": "halt_on_error=1",
+    }
+    return lambda: cpp(preset, env)
+
+
+def python_tests(full: bool) -> Counts:
+    env = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
+    if full:
+        env["WAYBILL_SWEEP"] = "full"
+    code, output = run([sys.executable, "-m", "pytest", "-q", "tests/python"], env)
+    found = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|skipped|error)", output)}
+    counts = Counts(
+        passed=found.get("passed", 0),
+        failed=found.get("failed", 0) + found.get("error", 0),
+        skipped=found.get("skipped", 0),
+    )
+    if code != 0:
+        counts.failed = max(counts.failed, 1)
+        counts.notes.append("pytest")
+    return counts
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="all cases of the big sweeps")
+    parser.add_argument("--only", help="comma-separated steps")
+    arguments = parser.parse_args()
+    steps: dict[str, Callable[[], Counts]] = {
+        "lint": lint,
+        "cpp": lambda: cpp("release"),
+        "python": lambda: python_tests(arguments.full),
+        "asan": sanitized("asan"),
+        "tsan": sanitized("tsan"),
+        "clang": lambda: cpp("clang"),
+    }
+    chosen = arguments.only.split(",") if arguments.only else list(steps)
+    total = Counts()
+    for name in chosen:
+        print(f"\n=== {name} ===", flush=True)
+        begin = time.monotonic()
+        counts = steps[name]()
+        print(
+            f"=== {name}: {counts.passed} passed, {counts.failed} failed, "
+            f"{counts.skipped} skipped, {time.monotonic() - begin:.0f} s ===",
+            flush=True,
+        )
+        total.add(counts)
+    for note in total.notes:
+        print("note:", note)
+    line = f"{total.passed} passed, {total.failed} failed"
+    print(line + (f", {total.skipped} skipped" if total.skipped else ""))
+    return 1 if total.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,6 +14,13 @@ enum class DType : std::uint8_t {
   kInt64 = 5,
   kBool = 6,
   kOther = 7,  ///< anything else a caller may hold; no operator accepts it
+  // Accepted by no operator; they have names so that errors can say what came.
+  kFloat64 = 8,
+  kInt16 = 9,
+  kUInt8 = 10,
+  kFloat8E4M3Fn = 11,
+  kFloat8E5M2 = 12,
+  kComplex64 = 13,
 };
 
 /// Bytes of one element.
@@ -26,9 +33,16 @@ constexpr std::int64_t size_of(DType dtype) noexcept {
     case DType::kInt32:
       return 4;
     case DType::kInt64:
+    case DType::kFloat64:
+    case DType::kComplex64:
       return 8;
+    case DType::kInt16:
+      return 2;
     case DType::kInt8:
     case DType::kBool:
+    case DType::kUInt8:
+    case DType::kFloat8E4M3Fn:
+    case DType::kFloat8E5M2:
       return 1;
     case DType::kOther:
       return 0;
@@ -53,6 +67,18 @@ constexpr const char* name_of(DType dtype) noexcept {
       return "int64";
     case DType::kBool:
       return "bool";
+    case DType::kFloat64:
+      return "float64";
+    case DType::kInt16:
+      return "int16";
+    case DType::kUInt8:
+      return "uint8";
+    case DType::kFloat8E4M3Fn:
+      return "float8_e4m3fn";
+    case DType::kFloat8E5M2:
+      return "float8_e5m2";
+    case DType::kComplex64:
+      return "complex64";
     case DType::kOther:
       return "another dtype";
   }

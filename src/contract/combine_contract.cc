@@ -47,8 +47,7 @@ Result<std::int64_t> check_rows(const Checker& check,
   WAYBILL_RETURN_IF_ERROR(
       check.expect_int_vector("ep_send_counts", args.ep_send_counts, cells, "E*L, ep_recv_counts"));
   const auto* counts = static_cast<const std::int32_t*>(args.ep_send_counts.data);
-  const std::int64_t rows =
-      cells == 0 ? 0 : counts[(cells - 1) * args.ep_send_counts.strides[0]];
+  const std::int64_t rows = cells == 0 ? 0 : counts[(cells - 1) * args.ep_send_counts.strides[0]];
   if (rows < 0 || rows > args.expand_x.shape[0]) {
     return check.fail("ep_send_counts",
                       "a total between 0 and the " + std::to_string(args.expand_x.shape[0]) +

@@ -49,16 +49,12 @@ Call::~Call() {
 
 Status Call::begin() {
   const char* const name = contract::name_of(op_);
-  if (Status status = session_.check_usable(name); !status.ok()) {
+  if (Status status = session_.occupy(name); !status.ok()) {
     return status;
   }
-  if (session_.busy.exchange(true, std::memory_order_acquire)) {
-    return error(StatusCode::kInvalidState,
-                 name,
-                 "",
-                 std::string(name) +
-                     ": expected one call at a time on this group, got a second one (rank " +
-                     std::to_string(session_.rank()) + ")");
+  if (Status status = session_.check_usable(name); !status.ok()) {
+    session_.busy.store(false, std::memory_order_release);
+    return status;
   }
   if (!session_.absent.empty()) {
     session_.busy.store(false, std::memory_order_release);
@@ -184,9 +180,9 @@ Status Call::compare_headers() {
 }
 
 bool Call::still_valid() const {
+  window::fence_reads();
   for (int r = 0; r < session_.world_size(); ++r) {
     const window::ControlPage& page = *session_.peer(r).control;
-    window::fence_reads(page.left);
     const window::Stamp left = page.left.load();
     if (left == stamp_ || window::epoch_of(left) > session_.epoch ||
         window::epoch_of(page.signalled.load()) > session_.epoch) {

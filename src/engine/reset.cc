@@ -307,18 +307,8 @@ class Reset {
 }  // namespace
 
 Result<std::vector<int>> Session::reset() {
-  const std::string keep = std::exchange(reset_needed, {});
-  if (Status status = check_usable(kName); !status.ok()) {
-    reset_needed = keep;
+  if (Status status = occupy(kName); !status.ok()) {
     return status;
-  }
-  if (busy.exchange(true, std::memory_order_acquire)) {
-    reset_needed = keep;
-    return error(StatusCode::kInvalidState,
-                 kName,
-                 "",
-                 "reset: expected no call of this group under way, got one (rank " +
-                     std::to_string(rank_) + ")");
   }
   Result<std::vector<int>> members = Reset(*this).run();
   if (!members.ok()) {

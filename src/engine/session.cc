@@ -35,6 +35,7 @@ Session::Session(std::unique_ptr<transport::Transport> transport,
   std::iota(everyone_.begin(), everyone_.end(), 0);
   scratch_.waiting.reserve(ranks);
   scratch_.readers.reserve(ranks);
+  counted.epoch = epoch;
   counted.wait_us.resize(ranks);
   resize(counted.dispatch, ranks);
   resize(counted.combine, ranks);
@@ -47,21 +48,40 @@ Session::~Session() {
   }
 }
 
-Status Session::check_usable(const char* op) const {
-  std::string why;
-  if (fork_generation_ != fork_generation()) {
-    why = "expected the process that connected the group, got a child forked from it";
-  } else if (closed_) {
-    why = "expected a group in use, got one that was released";
-  } else if (!reset_needed.empty()) {
-    why = "expected a reset of the group first, since an earlier call failed: " + reset_needed;
-  } else {
-    return {};
-  }
+Status Session::state_error(const char* op, const std::string& why) const {
   return error(StatusCode::kInvalidState,
                op,
                "",
                std::string(op) + ": " + why + " (rank " + std::to_string(rank_) + ")");
+}
+
+Status Session::check_open(const char* op) const {
+  if (fork_generation_ != fork_generation()) {
+    return state_error(op,
+                       "expected the process that connected the group, got a child forked from it");
+  }
+  if (closed_) {
+    return state_error(op, "expected a group in use, got one that was released");
+  }
+  return {};
+}
+
+Status Session::occupy(const char* op) {
+  if (Status status = check_open(op); !status.ok()) {
+    return status;
+  }
+  if (busy.exchange(true, std::memory_order_acquire)) {
+    return state_error(op, "expected one call at a time on this group, got a second one");
+  }
+  return {};
+}
+
+Status Session::check_usable(const char* op) const {
+  return reset_needed.empty() ? Status()
+                              : state_error(op,
+                                            "expected a reset of the group first, since an earlier "
+                                            "call failed: " +
+                                                reset_needed);
 }
 
 void Session::enter(Phase phase, contract::Operator op) {
@@ -79,7 +99,7 @@ void Session::enter(Phase phase, contract::Operator op) {
 
 void Session::post(window::Word& word, window::Stamp value) {
   word.store(value);
-  window::fence_all(word);
+  window::fence_all();
   for (const int rank : everyone_) {
     if (peer(rank).control->asleep.value.load(std::memory_order_relaxed) != 0) {
       futex_wake_all(word.value);
@@ -90,7 +110,7 @@ void Session::post(window::Word& word, window::Stamp value) {
 
 Result<Tensor> Session::expert_buffer(std::int64_t rows, std::int64_t hidden, DType dtype) {
   constexpr const char* kName = "expert_buffer";
-  if (Status status = check_usable(kName); !status.ok()) {
+  if (Status status = check_open(kName); !status.ok()) {
     return status;
   }
   if (rows < 0 || hidden < 1 || !is_row_dtype(dtype)) {

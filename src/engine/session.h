@@ -78,7 +78,11 @@ class Session {
   void close(std::chrono::milliseconds timeout);
   GroupStats stats() const;
 
-  /// Why no call may start now, or success. `op` is the operator that asks.
+  /// kInvalidState when the group was released or this process forked from its owner. Any thread.
+  Status check_open(const char* op) const;
+  /// Makes this thread the one that runs a call; kInvalidState when another one does.
+  Status occupy(const char* op);
+  /// kInvalidState when an earlier call left the group in need of a reset. Only when occupied.
   Status check_usable(const char* op) const;
   /// Marks the phase for people and tells the hook.
   void enter(Phase phase, contract::Operator op);
@@ -98,12 +102,14 @@ class Session {
   GroupStats counted;
 
  private:
+  Status state_error(const char* op, const std::string& why) const;
+
   std::unique_ptr<transport::Transport> transport_;
   std::shared_ptr<window::Window> window_;
   const int rank_;
   const SessionOptions options_;
   const int fork_generation_;
-  bool closed_ = false;
+  std::atomic<bool> closed_{false};
   std::vector<int> everyone_;
   Workers workers_;
   Scratch scratch_;

@@ -95,7 +95,7 @@ class Waiter {
     window::Word& asleep = session_.page().asleep;
     const window::Word& word = word_of(missing_.front());
     asleep.value.store(1, std::memory_order_seq_cst);
-    window::fence_all(asleep);
+    window::fence_all();
     const window::Stamp seen = word.load();
     if (!has_reached(seen, spec_.target)) {
       const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(

@@ -1,0 +1,116 @@
+#include <cstring>
+
+#include "numerics/kernel_sets.h"
+
+namespace waybill::numerics {
+namespace {
+
+/// How an element of each dtype is held in memory and what it means. Rows need not be aligned.
+template <DType>
+struct Element;
+
+template <>
+struct Element<DType::kBFloat16> {
+  using Bits = std::uint16_t;
+  static float to_float(Bits bits) { return bfloat16_to_float(bits); }
+  static Bits from_float(float value) { return float_to_bfloat16(value); }
+};
+
+template <>
+struct Element<DType::kFloat16> {
+  using Bits = std::uint16_t;
+  static float to_float(Bits bits) { return float16_to_float(bits); }
+  static Bits from_float(float value) { return float_to_float16(value); }
+};
+
+template <>
+struct Element<DType::kFloat32> {
+  using Bits = float;
+  static float to_float(Bits bits) { return bits; }
+  static Bits from_float(float value) { return value; }
+};
+
+template <DType dtype>
+float load(const void* row, std::int64_t i) {
+  typename Element<dtype>::Bits bits;
+  std::memcpy(&bits, static_cast<const char*>(row) + i * std::int64_t{sizeof(bits)}, sizeof(bits));
+  return Element<dtype>::to_float(bits);
+}
+
+template <DType dtype>
+void store(void* row, std::int64_t i, float value) {
+  const typename Element<dtype>::Bits bits = Element<dtype>::from_float(value);
+  std::memcpy(static_cast<char*>(row) + i * std::int64_t{sizeof(bits)}, &bits, sizeof(bits));
+}
+
+template <DType dtype>
+struct ScalarRow {
+  static void quantise(
+      const void* x, const float* smooth, std::int64_t h, std::int8_t* q, float* scale) {
+    const auto f = [&](std::int64_t i) {
+      if (smooth == nullptr) return load<dtype>(x, i);
+      return mul_rn(load<dtype>(x, i), load<DType::kFloat32>(smooth, i));
+    };
+    std::uint32_t amax_bits = 0;
+    for (std::int64_t i = 0; i < h; ++i) {
+      const std::uint32_t bits = magnitude_bits(f(i));
+      if (bits > amax_bits) amax_bits = bits;
+    }
+    const RowScale row_scale = row_scale_of(amax_bits);
+    store<DType::kFloat32>(scale, 0, row_scale.scale);
+    for (std::int64_t i = 0; i < h; ++i) {
+      q[i] = row_scale.multiplier == 0.0f ? std::int8_t{0}
+                                          : numerics::quantise(f(i), row_scale.multiplier);
+    }
+  }
+
+  static void weighted_sum(const Term* terms, std::int64_t num_terms, std::int64_t h, void* out) {
+    for (std::int64_t i = 0; i < h; ++i) {
+      float acc = 0.0f;
+      for (std::int64_t t = 0; t < num_terms; ++t) {
+        acc = accumulate(acc, load<dtype>(terms[t].row, i), terms[t].weight);
+      }
+      store<dtype>(out, i, acc);
+    }
+  }
+
+  static void comm_quantise(const void* x, std::int64_t h, std::int8_t* q, void* scales) {
+    for (std::int64_t begin = 0; begin < h; begin += kCommGroup) {
+      const std::int64_t end = begin + kCommGroup < h ? begin + kCommGroup : h;
+      std::uint32_t amax_bits = 0;
+      for (std::int64_t i = begin; i < end; ++i) {
+        const std::uint32_t bits = magnitude_bits(load<dtype>(x, i));
+        if (bits > amax_bits) amax_bits = bits;
+      }
+      const float scale = comm_scale_of(amax_bits);
+      for (std::int64_t i = begin; i < end; ++i) {
+        q[i] = numerics::comm_quantise(load<dtype>(x, i), scale);
+      }
+      store<dtype>(scales, begin / kCommGroup, scale);
+    }
+  }
+
+  static void comm_dequantise(const std::int8_t* q, const void* scales, std::int64_t h, void* out) {
+    for (std::int64_t i = 0; i < h; ++i) {
+      const float scale = load<dtype>(scales, i / kCommGroup);
+      store<dtype>(out, i, numerics::comm_dequantise(q[i], scale));
+    }
+  }
+};
+
+struct ScalarRows {
+  template <DType dtype>
+  using Row = ScalarRow<dtype>;
+};
+
+void copy(void* destination, const void* source, std::size_t bytes, StoreKind) {
+  if (bytes != 0) std::memcpy(destination, source, bytes);
+}
+
+}  // namespace
+
+constinit const Kernels kScalarKernels = KernelTable<ScalarRows>::make(SimdLevel::kScalar, copy);
+
+RowScale row_scale_out_of_line(std::uint32_t amax_bits) noexcept { return row_scale_of(amax_bits); }
+
+}  // namespace waybill::numerics

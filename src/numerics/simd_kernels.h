@@ -1,0 +1,270 @@
+#pragma once
+
+#include "numerics/simd_rows.h"
+
+namespace waybill::numerics {
+
+template <class Isa, DType dtype>
+class SimdRow {
+  using Form = Format<Isa, dtype>;
+  using Order = typename Form::Order;
+  using Storage = typename Form::Storage;
+  using Int = typename Isa::Int;
+  using Floats = FloatPair<Isa>;
+
+  static constexpr std::int64_t kBlock = 2 * Isa::kLanes;
+  static constexpr std::int64_t kChunk = kBlock * kCommGroup;  ///< one block of groups
+  static constexpr std::int64_t kBlockBytes = kBlock * std::int64_t{sizeof(Storage)};
+
+ public:
+  static void quantise(
+      const void* x, const float* smooth, std::int64_t h, std::int8_t* q, float* scale) {
+    if (smooth == nullptr) {
+      quantise_values(h, q, scale, max_magnitude(x, h), [=](std::int64_t i, std::int64_t count) {
+        return load_row(x, i, count);
+      });
+      return;
+    }
+    const auto f = [=](std::int64_t i, std::int64_t count) {
+      return mul(load_row(x, i, count), load_floats(smooth, i, count));
+    };
+    Int magnitude = Isa::set_int(0);
+    for_each_block(h, [&](std::int64_t i, std::int64_t count) {
+      magnitude = Isa::max_u32(magnitude, magnitude_of(f(i, count)));
+    });
+    quantise_values(h, q, scale, Isa::reduce_max_u32(magnitude), f);
+  }
+
+  static void weighted_sum(const Term* terms, std::int64_t num_terms, std::int64_t h, void* out) {
+    // Accumulators of this many blocks fit the registers, of AVX2 too.
+    constexpr std::int64_t kBlocks = 4;
+    std::int64_t i = 0;
+    for (; i + kBlocks * kBlock <= h; i += kBlocks * kBlock) {
+      sum_blocks<kBlocks>(terms, num_terms, i, kBlock, out);
+    }
+    for (; i + kBlock <= h; i += kBlock) sum_blocks<1>(terms, num_terms, i, kBlock, out);
+    if (i < h) sum_blocks<1>(terms, num_terms, i, h - i, out);
+  }
+
+  static void comm_quantise(const void* x, std::int64_t h, std::int8_t* q, void* scales) {
+    for_each_chunk(h, [=](std::int64_t begin, std::int64_t count, std::int64_t num_groups) {
+      const Floats amax = Form::widen(magnitudes_of_groups(x, begin, count));
+      const auto factor = Isa::set_float(kCommFactor);
+      const Floats scale = mul(amax, {factor, factor});
+      store_row(scales, begin / kCommGroup, num_groups, scale);
+
+      const auto value = [=](std::int64_t i, std::int64_t block_count) {
+        return load_row(x, begin + i, block_count);
+      };
+      if (multiplication_divides(scale)) {
+        const auto c = Isa::set_float(127.0f);
+        const Floats multiplier = replace_where_zero(scale, div({c, c}, amax), 0.0f);
+        comm_quantise_groups(count, q + begin, multiplier, value, mul);
+      } else {
+        constexpr float kInfinity = __builtin_huge_valf();  // what is divided by it gives 0
+        const Floats divisor = replace_where_zero(scale, scale, kInfinity);
+        comm_quantise_groups(count, q + begin, divisor, value, div_zero_for_nan);
+      }
+    });
+  }
+
+  static void comm_dequantise(const std::int8_t* q, const void* scales, std::int64_t h, void* out) {
+    for_each_chunk(h, [=](std::int64_t begin, std::int64_t count, std::int64_t num_groups) {
+      alignas(64) float factors[kBlock];
+      Order::store_floats(factors, load_row(scales, begin / kCommGroup, num_groups));
+      for_each_block(count, [&](std::int64_t i, std::int64_t block_count) {
+        const IntPair<Isa> ints = load_bytes(q, begin + i, block_count);
+        const Floats value = {Isa::to_floats(ints.a), Isa::to_floats(ints.b)};
+        const Floats factor = Order::spread_groups(factors + i / kCommGroup);
+        store_row(out, begin + i, block_count, mul(value, factor));
+      });
+    });
+  }
+
+ private:
+  /// body(first element, number of elements): kBlock of them, fewer the last time.
+  template <class Body>
+  [[gnu::always_inline]] static void for_each_block(std::int64_t h, Body body) {
+    std::int64_t i = 0;
+    for (; i + kBlock <= h; i += kBlock) body(i, kBlock);
+    if (i < h) body(i, h - i);
+  }
+
+  /// body(first element, number of elements, number of groups): one block of groups at a time.
+  template <class Body>
+  [[gnu::always_inline]] static void for_each_chunk(std::int64_t h, Body body) {
+    for (std::int64_t begin = 0; begin < h; begin += kChunk) {
+      const std::int64_t count = h - begin < kChunk ? h - begin : kChunk;
+      body(begin, count, (count + kCommGroup - 1) / kCommGroup);
+    }
+  }
+
+  template <std::int64_t kBlocks>
+  [[gnu::always_inline]] static void sum_blocks(
+      const Term* terms, std::int64_t num_terms, std::int64_t i, std::int64_t count, void* out) {
+    Floats acc[kBlocks];
+    for (Floats& a : acc) a = {Isa::set_float(0.0f), Isa::set_float(0.0f)};
+    for (const Term* term = terms; term != terms + num_terms; ++term) {
+      const auto weight = Isa::set_float(term->weight);
+      for (std::int64_t b = 0; b < kBlocks; ++b) {
+        const Floats value = load_row(term->row, i + b * kBlock, count);
+        acc[b].a = Isa::add(acc[b].a, Isa::mul(value.a, weight));
+        acc[b].b = Isa::add(acc[b].b, Isa::mul(value.b, weight));
+      }
+    }
+    for (std::int64_t b = 0; b < kBlocks; ++b) store_row(out, i + b * kBlock, count, acc[b]);
+  }
+
+  /// f(i, count): the floats of a block, `count` of them and zeros.
+  template <class Values>
+  [[gnu::always_inline]] static void quantise_values(
+      std::int64_t h, std::int8_t* q, float* scale, std::uint32_t amax_bits, Values f) {
+    const RowScale row_scale = row_scale_out_of_line(amax_bits);
+    std::memcpy(scale, &row_scale.scale, sizeof(float));
+    if (row_scale.multiplier == 0.0f) {
+      if (h > 0) std::memset(q, 0, static_cast<std::size_t>(h));
+      return;
+    }
+    const auto multiplier = Isa::set_float(row_scale.multiplier);
+    for_each_block(h, [=](std::int64_t i, std::int64_t count) {
+      const Floats scaled = mul(f(i, count), {multiplier, multiplier});
+      store_bytes(q, i, count, {Isa::to_ints(scaled.a), Isa::to_ints(scaled.b)});
+    });
+  }
+
+  /// Whether, for groups with these scales, the two roundings that follow make value * (127/amax)
+  /// as good as value / scale, which costs several times as much. They do for each pair of
+  /// significands of 8 or of 11 bits (the tests try all), as long as no scale is near a subnormal.
+  static bool multiplication_divides(Floats scale) {
+    constexpr float kLeast = 0x1p-125f;
+    constexpr float kInfinity = __builtin_huge_valf();
+    return sizeof(Storage) == 2 && Isa::all_zero_or_within(kLeast, kInfinity, scale.a) &&
+           Isa::all_zero_or_within(kLeast, kInfinity, scale.b);
+  }
+
+  /// q = RNE_int8(RNE_half(combine(value, operand of the group))).
+  template <class Values>
+  [[gnu::always_inline]] static void comm_quantise_groups(std::int64_t h,
+                                                          std::int8_t* q,
+                                                          Floats operands,
+                                                          Values value,
+                                                          Floats (*combine)(Floats, Floats)) {
+    alignas(64) float spread[kBlock];
+    Order::store_floats(spread, operands);
+    for_each_block(h, [=, &spread](std::int64_t i, std::int64_t count) {
+      const Floats operand = Order::spread_groups(spread + i / kCommGroup);
+      const Floats quotient = combine(value(i, count), operand);
+      store_bytes(q, i, count, {comm_round(quotient.a), comm_round(quotient.b)});
+    });
+  }
+
+  /// In the encoding of the dtype as far as it goes: cheaper than widening every element.
+  static std::uint32_t max_magnitude(const void* x, std::int64_t h) {
+    auto magnitude = Form::no_magnitude();
+    for_each_block(h, [&](std::int64_t i, std::int64_t count) {
+      magnitude = Form::max_magnitude(magnitude, load_raw(x, i, count));
+    });
+    return Isa::reduce_max_u32(magnitude_of(Form::widen(magnitude)));
+  }
+
+  static Int magnitude_of(Floats v) {
+    return Isa::max_u32(Isa::magnitude(v.a), Isa::magnitude(v.b));
+  }
+
+  static typename Form::Raw magnitudes_of_groups(const void* x,
+                                                 std::int64_t i,
+                                                 std::int64_t count) {
+    const char* p = static_cast<const char*>(x) + i * std::int64_t{sizeof(Storage)};
+    if (count == kChunk) return Form::magnitudes_of_groups(p);
+    alignas(64) char padded[kBlockBytes * kCommGroup] = {};
+    std::memcpy(padded, p, static_cast<std::size_t>(count) * sizeof(Storage));
+    return Form::magnitudes_of_groups(padded);
+  }
+
+  static Int comm_round(typename Isa::Float quotient) {
+    return Isa::to_ints(Isa::round_to_half(quotient));
+  }
+
+  static Floats mul(Floats x, Floats y) { return {Isa::mul(x.a, y.a), Isa::mul(x.b, y.b)}; }
+  static Floats div(Floats x, Floats y) { return {Isa::div(x.a, y.a), Isa::div(x.b, y.b)}; }
+  static Floats div_zero_for_nan(Floats x, Floats y) {
+    return {Isa::zero_for_nan(Isa::div(x.a, y.a)), Isa::zero_for_nan(Isa::div(x.b, y.b))};
+  }
+  static Floats replace_where_zero(Floats key, Floats v, float other) {
+    return {Isa::replace_where_zero(key.a, v.a, other), Isa::replace_where_zero(key.b, v.b, other)};
+  }
+
+  // Loads and stores of a block, which may be short: through a buffer, padded with zeros.
+
+  template <class Element, auto kLoad>
+  [[gnu::always_inline]] static auto load_padded(const void* row,
+                                                 std::int64_t i,
+                                                 std::int64_t count) {
+    const char* p = static_cast<const char*>(row) + i * std::int64_t{sizeof(Element)};
+    if (count == kBlock) return kLoad(p);
+    alignas(64) char padded[kBlock * sizeof(Element)] = {};
+    std::memcpy(padded, p, static_cast<std::size_t>(count) * sizeof(Element));
+    return kLoad(padded);
+  }
+
+  template <class Element, auto kStore, class Value>
+  [[gnu::always_inline]] static void store_padded(void* row,
+                                                  std::int64_t i,
+                                                  std::int64_t count,
+                                                  Value v) {
+    char* p = static_cast<char*>(row) + i * std::int64_t{sizeof(Element)};
+    if (count == kBlock) return kStore(p, v);
+    alignas(64) char padded[kBlock * sizeof(Element)];
+    kStore(padded, v);
+    std::memcpy(p, padded, static_cast<std::size_t>(count) * sizeof(Element));
+  }
+
+  [[gnu::always_inline]] static auto load_raw(const void* x, std::int64_t i, std::int64_t count) {
+    return load_padded<Storage, Form::load>(x, i, count);
+  }
+  [[gnu::always_inline]] static Floats load_row(const void* x, std::int64_t i, std::int64_t count) {
+    return load_padded<Storage, Form::load_floats>(x, i, count);
+  }
+  [[gnu::always_inline]] static Floats load_floats(const float* x,
+                                                   std::int64_t i,
+                                                   std::int64_t count) {
+    return load_padded<float, Order::load_floats>(x, i, count);
+  }
+  [[gnu::always_inline]] static IntPair<Isa> load_bytes(const std::int8_t* q,
+                                                        std::int64_t i,
+                                                        std::int64_t count) {
+    return load_padded<std::int8_t, Order::load_bytes>(q, i, count);
+  }
+  [[gnu::always_inline]] static void store_row(void* x,
+                                               std::int64_t i,
+                                               std::int64_t count,
+                                               Floats v) {
+    store_padded<Storage, Form::store>(x, i, count, v);
+  }
+  [[gnu::always_inline]] static void store_bytes(std::int8_t* q,
+                                                 std::int64_t i,
+                                                 std::int64_t count,
+                                                 IntPair<Isa> v) {
+    store_padded<std::int8_t, Isa::store_words_as_bytes>(q, i, count, Order::to_words(v));
+  }
+};
+
+/// A line of 64 bytes at a time, aligned at the destination; the ends go the ordinary way.
+template <class Isa>
+void simd_copy(void* destination, const void* source, std::size_t bytes, StoreKind kind) {
+  if (bytes == 0) return;
+  auto* to = static_cast<char*>(destination);
+  const auto* from = static_cast<const char*>(source);
+  constexpr std::size_t kLine = 64;
+  const std::size_t head = (kLine - reinterpret_cast<std::uintptr_t>(to) % kLine) % kLine;
+  if (kind == StoreKind::kOrdinary || bytes < head + kLine) {
+    std::memcpy(to, from, bytes);
+    return;
+  }
+  std::memcpy(to, from, head);
+  std::size_t done = head;
+  for (; done + kLine <= bytes; done += kLine) Isa::stream_line(to + done, from + done);
+  std::memcpy(to + done, from + done, bytes - done);
+}
+
+}  // namespace waybill::numerics

@@ -12,6 +12,7 @@
 #include "engine/row_source.h"
 #include "engine/session.h"
 #include "engine/stopwatch.h"
+#include "numerics/float_mode.h"
 #include "routing/return_plan.h"
 #include "window/layout.h"
 
@@ -32,6 +33,7 @@ class Combine {
       : session_(session), args_(args), call_(session, contract::Operator::kCombineV2) {}
 
   Result<Tensor> run() {
+    const numerics::DefaultFloatMode float_mode;
     WAYBILL_RETURN_IF_ERROR(call_.begin());
     if (Status status = check(); !status.ok()) {
       return call_.refuse(std::move(status));

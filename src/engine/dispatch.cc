@@ -13,6 +13,7 @@
 #include "engine/row_source.h"
 #include "engine/session.h"
 #include "engine/stopwatch.h"
+#include "numerics/float_mode.h"
 #include "window/layout.h"
 
 namespace waybill::engine {
@@ -60,6 +61,7 @@ class Dispatch {
       : session_(session), args_(args), call_(session, contract::Operator::kDispatchV2) {}
 
   Result<DispatchResult> run() {
+    const numerics::DefaultFloatMode float_mode;
     WAYBILL_RETURN_IF_ERROR(call_.begin());
     if (Status status = check(); !status.ok()) {
       return call_.refuse(std::move(status));

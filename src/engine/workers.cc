@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "numerics/float_mode.h"
+
 namespace waybill::engine {
 
 Workers::~Workers() {
@@ -47,6 +49,7 @@ void Workers::start(int helpers) {
 }
 
 void Workers::serve(int index) {
+  const numerics::DefaultFloatMode float_mode;
   std::uint64_t seen = 0;
   std::unique_lock lock(mutex_);
   while (true) {

@@ -1,4 +1,7 @@
 #include <gtest/gtest.h>
+#if defined(__SSE__)
+#include <immintrin.h>
+#endif
 #include <rapidcheck/gtest.h>
 
 #include <map>
@@ -54,6 +57,22 @@ void sweep(int cases, int max_ranks, int threads) {
 TEST(Sweep, TwoThousandCasesOverOneToSixteenRanks) { sweep(2000, kMaxRanks, 1); }
 
 TEST(Sweep, ThreadsInsideARankGiveTheSameBits) { sweep(100, 4, 3); }
+
+TEST(Sweep, TheCallersFloatingPointModeChangesNothing) {
+#if defined(__SSE__)
+  const unsigned saved = _mm_getcsr();
+  _mm_setcsr(saved | 0xe040);  // flush to zero, denormals are zero, round towards zero
+  ThreadGroup& group = group_of(1, 1);
+  for (std::uint64_t seed = 0; seed < 200; ++seed) {
+    const LayerCase layer = draw_case(seed, 1);
+    EXPECT_EQ(testing::run_layer(group.groups()[0], layer), "");
+    EXPECT_EQ(_mm_getcsr() & 0xe040, 0xe040U);
+  }
+  _mm_setcsr(saved);
+#else
+  GTEST_SKIP() << "no such mode";
+#endif
+}
 
 }  // namespace
 }  // namespace waybill

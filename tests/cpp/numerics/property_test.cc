@@ -1,0 +1,145 @@
+// What must hold for any row, whatever the formulas.
+#include <gtest/gtest.h>
+#include <rapidcheck.h>
+#include <rapidcheck/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "numerics/convert.h"
+#include "numerics/model.h"
+#include "numerics/test_support.h"
+
+namespace waybill::numerics::testing {
+namespace {
+
+float any_finite() {
+  return *rc::gen::map(rc::gen::inRange<std::uint32_t>(0, kInfinityBits), float_of);
+}
+
+std::vector<float> any_row(std::size_t size) {
+  // Magnitudes whose products and quotients stay away from the ends of float32.
+  const auto element = rc::gen::map(rc::gen::inRange(-1'000'000, 1'000'001),
+                                    [](int v) { return static_cast<float>(v) / 4096; });
+  return *rc::gen::container<std::vector<float>>(size, element);
+}
+
+std::vector<std::byte> bytes_of(const std::vector<float>& row) {
+  const auto* bytes = reinterpret_cast<const std::byte*>(row.data());
+  return {bytes, bytes + row.size() * sizeof(float)};
+}
+
+DType any_dtype() { return *rc::gen::elementOf(std::vector<DType>(kRowDTypes, kRowDTypes + 3)); }
+
+const Kernels& any_kernels() {
+  std::vector<SimdLevel> levels = simd_levels();
+  levels.push_back(SimdLevel::kScalar);
+  return kernels(*rc::gen::elementOf(levels));
+}
+
+RC_GTEST_PROP(Rounding, IsMonotonic, ()) {
+  float a = any_finite();
+  float b = any_finite();
+  if (a > b) std::swap(a, b);
+  RC_ASSERT(float_to_float16(a) <= float_to_float16(b));
+  RC_ASSERT(float_to_bfloat16(a) <= float_to_bfloat16(b));
+}
+
+RC_GTEST_PROP(Rounding, IsOdd, ()) {
+  const float a = any_finite();
+  RC_ASSERT((float_to_float16(a) ^ 0x8000) == float_to_float16(-a));
+  RC_ASSERT((float_to_bfloat16(a) ^ 0x8000) == float_to_bfloat16(-a));
+}
+
+RC_GTEST_PROP(Quantise, ErrorIsHalfAStep, ()) {
+  const std::vector<float> row = any_row(*rc::gen::inRange<std::size_t>(1, 200));
+  const Quantised quantised = quantise_row(any_kernels(), DType::kFloat32, bytes_of(row));
+  for (std::size_t i = 0; i < row.size(); ++i) {
+    const double back = double{quantised.scale} * quantised.q[i];
+    RC_ASSERT(std::fabs(back - double{row[i]}) <= double{quantised.scale} * 0.50001);
+  }
+}
+
+RC_GTEST_PROP(Quantise, LargestElementGets127, ()) {
+  const std::vector<float> row = any_row(*rc::gen::inRange<std::size_t>(1, 200));
+  const auto magnitude_less = [](float a, float b) { return std::fabs(a) < std::fabs(b); };
+  const auto largest = std::max_element(row.begin(), row.end(), magnitude_less);
+  RC_PRE(*largest != 0.0f);
+  const Quantised quantised = quantise_row(any_kernels(), DType::kFloat32, bytes_of(row));
+  RC_ASSERT(std::abs(quantised.q[static_cast<std::size_t>(largest - row.begin())]) == 127);
+}
+
+RC_GTEST_PROP(Quantise, PowersOfTwoGoIntoTheScale, ()) {
+  const std::vector<float> row = any_row(*rc::gen::inRange<std::size_t>(1, 100));
+  const float factor = std::ldexp(1.0f, *rc::gen::inRange(-40, 41));
+  std::vector<float> scaled = row;
+  for (float& value : scaled) value *= factor;
+  const Kernels& set = any_kernels();
+  const Quantised a = quantise_row(set, DType::kFloat32, bytes_of(row));
+  const Quantised b = quantise_row(set, DType::kFloat32, bytes_of(scaled));
+  RC_ASSERT(a.q == b.q);
+  RC_ASSERT(a.scale * factor == b.scale);
+}
+
+RC_GTEST_PROP(Quantise, SmoothScalesAreAppliedFirst, ()) {
+  const std::size_t size = *rc::gen::inRange<std::size_t>(1, 100);
+  const std::vector<float> row = any_row(size);
+  const std::vector<float> smooth = any_row(size);
+  std::vector<float> product;
+  for (std::size_t i = 0; i < size; ++i) product.push_back(row[i] * smooth[i]);
+  const Kernels& set = any_kernels();
+  const Quantised a = quantise_row(set, DType::kFloat32, bytes_of(row), smooth);
+  const Quantised b = quantise_row(set, DType::kFloat32, bytes_of(product));
+  RC_ASSERT(a.q == b.q);
+  RC_ASSERT(a.scale == b.scale);
+}
+
+RC_GTEST_PROP(WeightedSum, OfOneRowWithWeightOneIsTheRow, ()) {
+  const DType dtype = any_dtype();
+  Random random(*rc::gen::arbitrary<std::uint64_t>());
+  const std::int64_t h = *rc::gen::inRange<std::int64_t>(0, 300);
+  const std::vector<std::byte> row = make_row(dtype, Content::kAnyBits, h, random);
+  const std::vector<std::byte> out = weighted_sum(any_kernels(), dtype, h, {row}, {1.0f});
+  for (std::int64_t i = 0; i < h; ++i) {
+    const std::uint32_t before = model::bits_at(dtype, row.data(), i);
+    const std::uint32_t after = model::bits_at(dtype, out.data(), i);
+    const bool zero = model::decode(dtype, before) == 0.0;  // -0.0 becomes +0.0
+    const bool nan = model::is_nan(dtype, before) && model::is_nan(dtype, after);
+    RC_ASSERT(nan || after == (zero ? 0u : before));
+  }
+}
+
+RC_GTEST_PROP(CommQuantise, GroupsAreIndependent, ()) {
+  // Any cut at a multiple of 8 gives the same as the whole row.
+  const DType dtype = any_dtype();
+  Random random(*rc::gen::arbitrary<std::uint64_t>());
+  const std::int64_t h = *rc::gen::inRange<std::int64_t>(1, 600);
+  const std::int64_t cut = kCommGroup * *rc::gen::inRange<std::int64_t>(0, h / kCommGroup + 1);
+  const std::vector<std::byte> row = make_row(dtype, Content::kWide, h, random);
+  const auto middle = row.begin() + cut * size_of(dtype);
+  const Kernels& set = any_kernels();
+  CommQuantised joined = comm_quantise_row(set, dtype, {row.begin(), middle});
+  const CommQuantised second = comm_quantise_row(set, dtype, {middle, row.end()});
+  joined.q.insert(joined.q.end(), second.q.begin(), second.q.end());
+  joined.scales.insert(joined.scales.end(), second.scales.begin(), second.scales.end());
+  const CommQuantised whole = comm_quantise_row(set, dtype, row);
+  RC_ASSERT(joined.q == whole.q);
+  RC_ASSERT(joined.scales == whole.scales);
+}
+
+RC_GTEST_PROP(CommQuantise, RoundTripIsWithinAStep, ()) {
+  const std::vector<float> row = any_row(*rc::gen::inRange<std::size_t>(1, 300));
+  const Kernels& set = any_kernels();
+  const CommQuantised quantised = comm_quantise_row(set, DType::kFloat32, bytes_of(row));
+  const std::vector<std::byte> back = comm_dequantise_row(set, DType::kFloat32, quantised);
+  for (std::size_t i = 0; i < row.size(); ++i) {
+    float scale = 0;
+    float value = 0;
+    std::memcpy(&scale, &quantised.scales[i / kCommGroup * sizeof(float)], sizeof(float));
+    std::memcpy(&value, &back[i * sizeof(float)], sizeof(float));
+    RC_ASSERT(std::fabs(value - row[i]) <= scale * 0.54f);  // 1/32 more: the rounding to a half
+  }
+}
+
+}  // namespace
+}  // namespace waybill::numerics::testing

@@ -103,15 +103,15 @@ class Group {
   static Result<Group> connect(const UniqueId& id,
                                int rank,
                                int world_size,
-                               GroupOptions options = {});
+                               const GroupOptions& options = {});
   /// The same, meeting at a path that all ranks can write: rank 0 leaves the id there and takes it
   /// away when all have come. A file left by a killed run is replaced.
   static Result<Group> connect(const std::filesystem::path& path,
                                int rank,
                                int world_size,
-                               GroupOptions options = {});
+                               const GroupOptions& options = {});
   /// `world_size` groups of one process, one for each of its threads. Local.
-  static Result<std::vector<Group>> local(int world_size, GroupOptions options = {});
+  static Result<std::vector<Group>> local(int world_size, const GroupOptions& options = {});
 
   Group(Group&&) noexcept;
   Group& operator=(Group&&) noexcept;

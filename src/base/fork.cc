@@ -9,12 +9,12 @@ namespace {
 
 std::atomic<int> generation{0};
 
-const int registered = pthread_atfork(nullptr, nullptr, [] { generation.fetch_add(1); });
+const int kRegistered = pthread_atfork(nullptr, nullptr, [] { generation.fetch_add(1); });
 
 }  // namespace
 
 int fork_generation() noexcept {
-  (void)registered;
+  (void)kRegistered;
   return generation.load(std::memory_order_relaxed);
 }
 

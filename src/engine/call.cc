@@ -223,7 +223,7 @@ Status Call::wait_readers(const std::vector<int>& readers) {
                    Phase::kWaitReaders);
 }
 
-Status Call::abandon(Status why) {
+Status Call::abandon(const Status& why) {
   Status ended = finish();
   return ended.ok() ? why : ended;
 }

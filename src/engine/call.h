@@ -45,7 +45,7 @@ class Call {
   /// Waits until `readers` have read the rows that were published in place. After finish().
   Status wait_readers(const std::vector<int>& readers);
   /// This rank alone failed after its signal: ends the reading and gives `why` back.
-  Status abandon(Status why);
+  Status abandon(const Status& why);
 
   const window::CallHeader& header_of(int rank) const noexcept {
     return session_.scratch().headers[static_cast<std::size_t>(rank)];

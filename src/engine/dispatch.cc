@@ -26,7 +26,7 @@ using window::DispatchLayout;
 /// Rows past this size are copied past the caches: together they would not fit.
 constexpr std::int64_t kStreamingBytes = std::int64_t{16} << 20;
 constexpr std::int64_t kLeastBytesPerCore = 64 << 10;
-constexpr std::int32_t kTripleInts = 3;
+constexpr std::int64_t kTripleInts = 3;
 
 std::int64_t rows_published(const DispatchShape& shape, const CallHeader& header) {
   return shape.smooth ? header.num_entries + shape.topology.num_shared * header.num_active
@@ -69,10 +69,10 @@ class Dispatch {
     WAYBILL_RETURN_IF_ERROR(publish());
     WAYBILL_RETURN_IF_ERROR(call_.gather());
     if (Status status = plan(); !status.ok()) {
-      return call_.abandon(std::move(status));
+      return call_.abandon(status);
     }
     if (Status status = allocate(); !status.ok()) {
-      return call_.abandon(std::move(status));
+      return call_.abandon(status);
     }
     Stopwatch watch;
     const Status pulled = pull();

@@ -21,8 +21,6 @@
 namespace waybill {
 namespace {
 
-using transport::Transport;
-
 int available_cores() {
   cpu_set_t cores;
   if (sched_getaffinity(0, sizeof(cores), &cores) == 0) {
@@ -125,7 +123,7 @@ Result<UniqueId> UniqueId::from_string(std::string_view text) {
     const std::size_t digit = kDigits.find(text[i]);
     good = digit != std::string_view::npos;
     if (good) {
-      id.bytes_[i / 2] = static_cast<std::uint8_t>(id.bytes_[i / 2] << 4 | digit);
+      id.bytes_[i / 2] = static_cast<std::uint8_t>(std::size_t{id.bytes_[i / 2]} << 4 | digit);
     }
   }
   if (!good) {
@@ -210,7 +208,10 @@ Result<std::unique_ptr<engine::Session>> open(const std::string& id,
 
 }  // namespace
 
-Result<Group> Group::connect(const UniqueId& id, int rank, int world_size, GroupOptions options) {
+Result<Group> Group::connect(const UniqueId& id,
+                             int rank,
+                             int world_size,
+                             const GroupOptions& options) {
   auto session = open(id.to_string(), nullptr, rank, world_size, options);
   if (!session.ok()) {
     return session.status();
@@ -221,7 +222,7 @@ Result<Group> Group::connect(const UniqueId& id, int rank, int world_size, Group
 Result<Group> Group::connect(const std::filesystem::path& path,
                              int rank,
                              int world_size,
-                             GroupOptions options) {
+                             const GroupOptions& options) {
   auto session = open(UniqueId::create().to_string(), &path, rank, world_size, options);
   if (!session.ok()) {
     return session.status();
@@ -229,7 +230,7 @@ Result<Group> Group::connect(const std::filesystem::path& path,
   return Group(std::move(*session));
 }
 
-Result<std::vector<Group>> Group::local(int world_size, GroupOptions options) {
+Result<std::vector<Group>> Group::local(int world_size, const GroupOptions& options) {
   if (Status status = check_world(0, world_size); !status.ok()) {
     return status;
   }
@@ -246,6 +247,7 @@ Result<std::vector<Group>> Group::local(int world_size, GroupOptions options) {
     windows.emplace_back(std::move(*window));
   }
   std::vector<Group> groups;
+  groups.reserve(windows.size());
   for (int r = 0; r < world_size; ++r) {
     groups.push_back(Group(std::make_unique<engine::Session>(
         std::make_unique<transport::LocalTransport>(windows, resolved->window_bytes),

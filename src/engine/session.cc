@@ -44,7 +44,7 @@ Session::Session(std::unique_ptr<transport::Transport> transport,
 Session::~Session() {
   if (fork_generation_ != fork_generation()) {
     // The parent's threads and mappings are not this process's to end.
-    (void)transport_.release();
+    static_cast<void>(transport_.release());  // NOLINT(bugprone-unused-return-value)
   }
 }
 

@@ -3,6 +3,7 @@
 #include <string>
 #include <tuple>
 
+#include "numerics/float_mode.h"
 #include "numerics/kernels.h"
 #include "support/layer_case.h"
 
@@ -129,6 +130,7 @@ std::vector<ModelRow> model_rows(const LayerCase& layer, int rank) {
 }
 
 std::string check_dispatch(const LayerCase& layer, int rank, const DispatchResult& got) {
+  const numerics::DefaultFloatMode float_mode;
   const std::vector<ModelRow> rows = model_rows(layer, rank);
   if (got.rows != static_cast<std::int64_t>(rows.size())) {
     return differs("rows", 0, static_cast<double>(got.rows), static_cast<double>(rows.size()));
@@ -171,6 +173,7 @@ std::string check_dispatch(const LayerCase& layer, int rank, const DispatchResul
 }
 
 std::string check_combine(const LayerCase& layer, int rank, const Tensor& got) {
+  const numerics::DefaultFloatMode float_mode;
   const LayerCase::RankInput& input = layer.ranks[static_cast<std::size_t>(rank)];
   const std::int64_t slots = layer.k + layer.shared_experts();
   const std::int64_t bytes = layer.h * size_of(layer.dtype);

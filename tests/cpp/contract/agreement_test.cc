@@ -1,0 +1,264 @@
+#include "contract/agreement.h"
+
+#include <gtest/gtest.h>
+
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "waybill/dtype.h"
+
+namespace waybill::contract {
+namespace {
+
+const Checker kCheck(Operator::kDispatchV2, {0, 4});
+
+std::vector<Agreement> equal_ranks(std::size_t count) { return std::vector<Agreement>(count); }
+
+Status compare_values(Agreed field, const std::vector<std::int64_t>& values) {
+  std::vector<Agreement> by_rank(values.size());
+  for (std::size_t r = 0; r < values.size(); ++r) {
+    by_rank[r][field] = values[r];
+  }
+  return compare(kCheck, by_rank);
+}
+
+std::vector<int> first_ranks(int count) {
+  std::vector<int> ranks(static_cast<std::size_t>(count));
+  std::iota(ranks.begin(), ranks.end(), 0);
+  return ranks;
+}
+
+TEST(Agreement, EqualRanksAgree) {
+  for (const std::size_t ranks : {1U, 2U, 128U, 1024U}) {
+    EXPECT_TRUE(compare(kCheck, equal_ranks(ranks)).ok());
+  }
+}
+
+/// What an error says when ranks differ in a field.
+struct FieldCase {
+  Agreed field;
+  const char* name;
+  std::int64_t usual;  ///< on ranks 0, 1 and 3
+  std::int64_t odd;    ///< on rank 2
+  const char* argument;
+  const char* sentence;
+};
+
+void PrintTo(const FieldCase& field, std::ostream* out) { *out << field.name; }
+
+class EveryField : public ::testing::TestWithParam<FieldCase> {};
+
+TEST_P(EveryField, IsNamedWithRanksAndValues) {
+  const FieldCase& field = GetParam();
+  const Status status =
+      compare_values(field.field, {field.usual, field.usual, field.odd, field.usual});
+  ASSERT_EQ(status.code(), StatusCode::kMismatch);
+  EXPECT_EQ(status.info().op, "npu_moe_distribute_dispatch_v2");
+  EXPECT_EQ(status.info().argument, field.argument);
+  EXPECT_EQ(status.info().ranks, std::vector<int>{2});
+  EXPECT_EQ(status.message(), std::string("npu_moe_distribute_dispatch_v2: ") + field.sentence);
+}
+
+constexpr auto kDispatch = static_cast<std::int64_t>(Operator::kDispatchV2);
+constexpr auto kCombine = static_cast<std::int64_t>(Operator::kCombineV2);
+constexpr auto kBFloat16 = static_cast<std::int64_t>(DType::kBFloat16);
+constexpr auto kFloat32 = static_cast<std::int64_t>(DType::kFloat32);
+
+const std::vector<FieldCase> kFields = {
+    {Agreed::kOperator,
+     "Operator",
+     kDispatch,
+     kCombine,
+     "",
+     "expected the same operator on all ranks, got npu_moe_distribute_dispatch_v2 on ranks 0, 1 "
+     "and 3, npu_moe_distribute_combine_v2 on rank 2"},
+    {Agreed::kEpWorldSize,
+     "EpWorldSize",
+     4,
+     5,
+     "ep_world_size",
+     "argument ep_world_size: expected the same E on all ranks, got 4 on ranks 0, 1 and 3, 5 on "
+     "rank 2"},
+    {Agreed::kDtype,
+     "Dtype",
+     kBFloat16,
+     kFloat32,
+     "x",
+     "argument x: expected the same dtype on all ranks, got bfloat16 on ranks 0, 1 and 3, float32 "
+     "on rank 2"},
+    {Agreed::kHidden,
+     "Hidden",
+     128,
+     256,
+     "x",
+     "argument x: expected the same hidden size H on all ranks, got 128 on ranks 0, 1 and 3, 256 "
+     "on rank 2"},
+    {Agreed::kTopK,
+     "TopK",
+     8,
+     2,
+     "expert_ids",
+     "argument expert_ids: expected the same K on all ranks, got 2 on rank 2, 8 on ranks 0, 1 and "
+     "3"},
+    {Agreed::kMoeExpertNum,
+     "MoeExpertNum",
+     16,
+     32,
+     "moe_expert_num",
+     "argument moe_expert_num: expected the same M on all ranks, got 16 on ranks 0, 1 and 3, 32 on "
+     "rank 2"},
+    {Agreed::kSharedExpertNum,
+     "SharedExpertNum",
+     1,
+     2,
+     "shared_expert_num",
+     "argument shared_expert_num: expected the same S on all ranks, got 1 on ranks 0, 1 and 3, 2 "
+     "on rank 2"},
+    {Agreed::kSharedExpertRankNum,
+     "SharedExpertRankNum",
+     2,
+     0,
+     "shared_expert_rank_num",
+     "argument shared_expert_rank_num: expected the same SR on all ranks, got 0 on rank 2, 2 on "
+     "ranks 0, 1 and 3"},
+    {Agreed::kTpWorldSize,
+     "TpWorldSize",
+     0,
+     2,
+     "tp_world_size",
+     "argument tp_world_size: expected the same TP on all ranks, got 0 on ranks 0, 1 and 3, 2 on "
+     "rank 2"},
+    {Agreed::kQuantMode,
+     "QuantMode",
+     0,
+     2,
+     "quant_mode",
+     "argument quant_mode: expected the same value on all ranks, got 0 on ranks 0, 1 and 3, 2 on "
+     "rank 2"},
+    {Agreed::kYDtype,
+     "YDtype",
+     0,
+     24,
+     "y_dtype",
+     "argument y_dtype: expected the same value on all ranks, got 0 on ranks 0, 1 and 3, 24 on "
+     "rank 2"},
+    {Agreed::kScalesGiven,
+     "ScalesGiven",
+     1,
+     0,
+     "scales",
+     "argument scales: expected the same presence on all ranks, got None on rank 2, given on ranks "
+     "0, 1 and 3"},
+    {Agreed::kCommQuantMode,
+     "CommQuantMode",
+     2,
+     0,
+     "comm_quant_mode",
+     "argument comm_quant_mode: expected the same value on all ranks, got 0 on rank 2, 2 on ranks "
+     "0, 1 and 3"},
+    {Agreed::kZeroExpertNum,
+     "ZeroExpertNum",
+     0,
+     1,
+     "zero_expert_num",
+     "argument zero_expert_num: expected the same value on all ranks, got 0 on ranks 0, 1 and 3, 1 "
+     "on rank 2"},
+    {Agreed::kCopyExpertNum,
+     "CopyExpertNum",
+     0,
+     1,
+     "copy_expert_num",
+     "argument copy_expert_num: expected the same value on all ranks, got 0 on ranks 0, 1 and 3, 1 "
+     "on rank 2"},
+    {Agreed::kConstExpertNum,
+     "ConstExpertNum",
+     0,
+     1,
+     "const_expert_num",
+     "argument const_expert_num: expected the same value on all ranks, got 0 on ranks 0, 1 and 3, "
+     "1 on rank 2"},
+    {Agreed::kGlobalBs,
+     "GlobalBs",
+     64,
+     32,
+     "global_bs",
+     "argument global_bs: expected the same global batch (global_bs, or BS*E where it is 0) on all "
+     "ranks, got 32 on rank 2, 64 on ranks 0, 1 and 3"},
+};
+
+std::string name_of_case(const ::testing::TestParamInfo<FieldCase>& info) {
+  return info.param.name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Agreement, EveryField, ::testing::ValuesIn(kFields), name_of_case);
+
+TEST(Agreement, TheTableAboveHasEveryField) {
+  ASSERT_EQ(kFields.size(), static_cast<std::size_t>(Agreed::kCount));
+  for (std::size_t i = 0; i < kFields.size(); ++i) {
+    EXPECT_EQ(static_cast<std::size_t>(kFields[i].field), i);
+  }
+}
+
+TEST(Agreement, TheFirstFieldThatDiffersIsReported) {
+  std::vector<Agreement> by_rank = equal_ranks(3);
+  by_rank[1][Agreed::kGlobalBs] = 7;
+  by_rank[2][Agreed::kHidden] = 7;
+  EXPECT_EQ(compare(kCheck, by_rank).info().argument, "x");
+  by_rank[0][Agreed::kOperator] = kCombine;
+  EXPECT_EQ(compare(kCheck, by_rank).info().argument, "");
+}
+
+TEST(Agreement, AnUnknownOperatorHasAName) {
+  const Status status = compare_values(Agreed::kOperator, {kDispatch, 99});
+  EXPECT_NE(status.message().find("an unknown operator on rank 1"), std::string::npos);
+}
+
+TEST(OddRanks, OfTwoAreBoth) {
+  EXPECT_EQ(compare_values(Agreed::kTopK, {1, 2}).info().ranks, (std::vector<int>{0, 1}));
+}
+
+TEST(OddRanks, HalfIsNoMajority) {
+  EXPECT_EQ(compare_values(Agreed::kTopK, {1, 1, 2, 2}).info().ranks,
+            (std::vector<int>{0, 1, 2, 3}));
+  EXPECT_EQ(compare_values(Agreed::kTopK, {1, 1, 2, 3}).info().ranks,
+            (std::vector<int>{0, 1, 2, 3}));
+}
+
+TEST(OddRanks, AreThoseOutsideTheMajority) {
+  EXPECT_EQ(compare_values(Agreed::kTopK, {1, 2, 1}).info().ranks, std::vector<int>{1});
+  EXPECT_EQ(compare_values(Agreed::kTopK, {3, 1, 1, 2, 1}).info().ranks, (std::vector<int>{0, 3}));
+  EXPECT_EQ(compare_values(Agreed::kTopK, {1, 2, 3}).info().ranks, (std::vector<int>{0, 1, 2}));
+}
+
+TEST(OddRanks, AmongManyRanks) {
+  for (const std::size_t ranks : {128U, 129U, 1024U}) {
+    std::vector<std::int64_t> values(ranks, 5);
+    values[ranks - 1] = 6;
+    values[7] = 4;
+    const Status status = compare_values(Agreed::kHidden, values);
+    EXPECT_EQ(status.info().ranks, (std::vector<int>{7, static_cast<int>(ranks) - 1}));
+    EXPECT_NE(status.message().find("6 on rank " + std::to_string(ranks - 1)), std::string::npos);
+  }
+}
+
+TEST(OddRanks, AllOfManyWhereEachHasItsOwnValue) {
+  std::vector<std::int64_t> values(200);
+  std::iota(values.begin(), values.end(), 1);
+  EXPECT_EQ(compare_values(Agreed::kHidden, values).info().ranks, first_ranks(200));
+}
+
+TEST(OddRanks, AreTheSameWhicheverRankCompares) {
+  std::vector<Agreement> by_rank = equal_ranks(5);
+  by_rank[3][Agreed::kQuantMode] = 2;
+  for (int r = 0; r < 5; ++r) {
+    const Checker check(Operator::kCombineV2, {r, 5});
+    const Status status = compare(check, by_rank);
+    EXPECT_EQ(status.info().ranks, std::vector<int>{3});
+    EXPECT_EQ(status.info().op, "npu_moe_distribute_combine_v2");
+    EXPECT_EQ(status.message(), compare(Checker(Operator::kCombineV2, {0, 5}), by_rank).message());
+  }
+}
+
+}  // namespace
+}  // namespace waybill::contract

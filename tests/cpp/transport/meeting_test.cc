@@ -1,0 +1,204 @@
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "sockets.h"
+#include "support/processes.h"
+#include "transport/rendezvous.h"
+#include "transport/shm.h"
+#include "window/memory_budget.h"
+#include "window/window.h"
+
+namespace waybill::transport {
+namespace {
+
+using namespace std::chrono_literals;
+using testing::Processes;
+using window::kGranule;
+
+constexpr std::int64_t kWindowBytes = 4 * kGranule;
+constexpr auto kLimit = 30s;
+constexpr uid_t kNobody = 65534;
+
+RendezvousOptions options_for(const std::string& id,
+                              int rank,
+                              int world_size,
+                              std::chrono::milliseconds limit = kLimit) {
+  return {id, rank, world_size, kWindowBytes, std::chrono::steady_clock::now() + limit, {}};
+}
+
+/// Where a rank listens.
+std::string address_of(const std::string& id, int rank) {
+  return "waybill-" + id + "-" + std::to_string(rank);
+}
+
+std::unique_ptr<window::Window> make_window() {
+  auto window = window::Window::create(kWindowBytes, window::MemoryBudget::process());
+  EXPECT_TRUE(window.ok());
+  return std::move(*window);
+}
+
+std::string text_of(const Status& status) {
+  std::string text = name_of(status.code());
+  for (const int rank : status.ok() ? std::vector<int>{} : status.info().ranks) {
+    text += " " + std::to_string(rank);
+  }
+  return text;
+}
+
+std::string meet_alone(const std::string& id, int rank, int world_size) {
+  const auto window = make_window();
+  return text_of(meet(*window, options_for(id, rank, world_size)).status());
+}
+
+void set_step(int place) { Processes::shared().step[static_cast<std::size_t>(place)] = 1; }
+
+void wait_step(int place) {
+  for (const Patience patience = much_patience();
+       Processes::shared().step[static_cast<std::size_t>(place)] == 0 && !patience.expired();) {
+    std::this_thread::sleep_for(1ms);
+  }
+}
+
+TEST(Meeting, PeersReadEachOthersWindowsAndCannotWriteThem) {
+  const std::string id = UniqueId::create().to_string();
+  Processes ranks(2, [&](int rank) -> std::string {
+    const auto window = make_window();
+    if (!window->halves[0].commit(0, 10).ok()) {
+      return "no memory";
+    }
+    window->halves[0].data()[9] = static_cast<std::byte>(50 + rank);
+    window->control->phase.store(static_cast<std::uint64_t>(60 + rank));
+    auto handles = meet(*window, options_for(id, rank, 2));
+    if (!handles.ok()) {
+      return handles.status().message();
+    }
+    const int other = 1 - rank;
+    const int file = (*handles)[static_cast<std::size_t>(other)].files[1].get();
+    void* writable = mmap(nullptr, kGranule, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (writable != MAP_FAILED || ftruncate(file, 0) == 0) {
+      return "the file can be written";
+    }
+    auto transport = ShmTransport::create(std::move(*handles), rank, *window, kWindowBytes);
+    if (!transport.ok()) {
+      return transport.status().message();
+    }
+    const PeerMemory& peer = (*transport)->peer(other);
+    const bool good = peer.halves[0][9] == static_cast<std::byte>(50 + other) &&
+                      peer.control->phase.load() == static_cast<std::uint64_t>(60 + other) &&
+                      peer.window_bytes == kWindowBytes &&
+                      (*transport)->peer(rank).control == window->control;
+    const bool alive = !(*transport)->has_ended(other);
+    set_step(rank);
+    wait_step(other);
+    return good && alive ? "good" : "bad";
+  });
+  ASSERT_TRUE(ranks.join(kLimit));
+  EXPECT_EQ(ranks.text(0), "good");
+  EXPECT_EQ(ranks.text(1), "good");
+}
+
+TEST(Meeting, WhatADeadRankPublishedCanBeRead) {
+  const std::string id = UniqueId::create().to_string();
+  Processes ranks(2, [&](int rank) -> std::string {
+    const auto window = make_window();
+    if (!window->halves[1].commit(0, 1).ok()) {
+      return "no memory";
+    }
+    window->halves[1].data()[0] = static_cast<std::byte>(70 + rank);
+    auto handles = meet(*window, options_for(id, rank, 2));
+    if (!handles.ok()) {
+      return handles.status().message();
+    }
+    if (rank == 1) {
+      return "left";
+    }
+    auto transport = ShmTransport::create(std::move(*handles), rank, *window, kWindowBytes);
+    for (const Patience patience = much_patience(); !(*transport)->has_ended(1);) {
+      if (patience.expired()) {
+        return "never ended";
+      }
+      std::this_thread::sleep_for(1ms);
+    }
+    return (*transport)->peer(1).halves[1][0] == std::byte{71} ? "good" : "bad";
+  });
+  ASSERT_TRUE(ranks.join(kLimit));
+  EXPECT_EQ(ranks.text(0), "good");
+}
+
+TEST(Meeting, AStrangerIsTurnedAwayAndTheOthersGoOn) {
+  if (geteuid() != 0) {
+    GTEST_SKIP() << "only root can become somebody else";
+  }
+  const std::string id = UniqueId::create().to_string();
+  constexpr int kStranger = 2;
+  Processes processes(3, [&](int place) -> std::string {
+    if (place != kStranger) {
+      if (place == 1) {
+        wait_step(kStranger);
+      }
+      return meet_alone(id, place, 2);
+    }
+    if (setresuid(kNobody, kNobody, kNobody) != 0) {
+      return "cannot";
+    }
+    const Descriptor connection = connect_to(address_of(id, 0));
+    std::array<std::byte, 64> answer{};
+    std::array<Descriptor, kPassedFiles> files;
+    const Status status = receive_message(connection.get(), answer, &files, much_patience());
+    set_step(kStranger);
+    return std::string(name_of(status.code())) + (files[0] ? " with files" : "");
+  });
+  ASSERT_TRUE(processes.join(kLimit));
+  EXPECT_EQ(processes.text(kStranger), "PeerLost");
+  EXPECT_EQ(processes.text(0), "Ok");
+  EXPECT_EQ(processes.text(1), "Ok");
+}
+
+TEST(Meeting, AProcessThatConnectsAndGoesIsPassedOver) {
+  const std::string id = UniqueId::create().to_string();
+  constexpr int kVisitor = 2;
+  Processes processes(3, [&](int place) -> std::string {
+    if (place != kVisitor) {
+      if (place == 1) {
+        wait_step(kVisitor);
+      }
+      return meet_alone(id, place, 2);
+    }
+    {
+      const Descriptor connection = connect_to(address_of(id, 0));
+    }
+    set_step(kVisitor);
+    return "";
+  });
+  ASSERT_TRUE(processes.join(kLimit));
+  EXPECT_EQ(processes.text(0), "Ok");
+  EXPECT_EQ(processes.text(1), "Ok");
+}
+
+TEST(Meeting, AGreetingOfAnotherVersionIsAnError) {
+  const std::string id = UniqueId::create().to_string();
+  Processes processes(2, [&](int place) -> std::string {
+    if (place == 0) {
+      return meet_alone(id, 0, 2);
+    }
+    const Descriptor connection = connect_to(address_of(id, 0));
+    const std::array<std::byte, 5> greeting{};
+    return name_of(send_message(connection.get(), greeting, {}).code());
+  });
+  ASSERT_TRUE(processes.join(kLimit));
+  EXPECT_EQ(processes.text(0), "Mismatch");
+}
+
+TEST(Meeting, OfOneRankNeedsNobody) {
+  EXPECT_EQ(meet_alone(UniqueId::create().to_string(), 0, 1), "Ok");
+}
+
+}  // namespace
+}  // namespace waybill::transport

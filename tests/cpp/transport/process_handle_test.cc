@@ -1,0 +1,110 @@
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <csignal>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "sockets.h"
+#include "support/processes.h"
+#include "transport/process.h"
+
+namespace waybill::transport {
+namespace {
+
+using namespace std::chrono_literals;
+using testing::Processes;
+
+/// A child that connects and then waits to be killed, and its handle.
+struct Child {
+  explicit Child(const std::string& address = new_address())
+      : listener(std::move(*listen_at(address, 1))), processes(1, [&address](int) -> std::string {
+          const Descriptor own_end = connect_to(address);
+          while (true) {
+            pause();
+          }
+        }) {
+    auto accepted = accept_one(listener.get(), much_patience());
+    EXPECT_TRUE(accepted.ok() && *accepted);
+    connection = std::move(*accepted);
+    handle = ProcessHandle::of_peer(connection.get());
+  }
+
+  Descriptor listener;
+  Processes processes;
+  Descriptor connection;
+  ProcessHandle handle;
+};
+
+/// Waits until the process is a zombie, and leaves it one.
+void wait_for_end(pid_t pid) {
+  siginfo_t info{};
+  ASSERT_EQ(waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOWAIT), 0);
+}
+
+TEST(ProcessHandle, LivesAsLongAsItsProcess) {
+  Child child;
+  EXPECT_EQ(child.handle.pid(), child.processes.pid(0));
+  EXPECT_FALSE(child.handle.has_ended());
+  child.processes.send(0, SIGKILL);
+  wait_for_end(child.handle.pid());
+  EXPECT_TRUE(child.handle.has_ended()) << "a zombie has ended";
+  ASSERT_TRUE(child.processes.join(30s));
+  EXPECT_TRUE(child.handle.has_ended()) << "and so has a process that was waited for";
+}
+
+TEST(ProcessHandle, AStoppedProcessHasNotEnded) {
+  Child child;
+  child.processes.send(0, SIGSTOP);
+  ASSERT_TRUE(child.processes.wait_stopped(0, 30s));
+  EXPECT_FALSE(child.handle.has_ended());
+}
+
+TEST(ProcessHandle, ItsConnectionMayBeClosed) {
+  Child child;
+  child.connection = Descriptor();
+  EXPECT_FALSE(child.handle.has_ended());
+}
+
+TEST(ProcessHandle, OfAPeerThatEndedBeforehandHasEnded) {
+  const std::string address = new_address();
+  const Descriptor listener = std::move(*listen_at(address, 1));
+  Processes processes(1, [&](int) -> std::string {
+    const Descriptor connection = connect_to(address);
+    return "";
+  });
+  ASSERT_TRUE(processes.join(30s));
+  auto accepted = accept_one(listener.get(), much_patience());
+  ASSERT_TRUE(accepted.ok() && *accepted);
+  EXPECT_TRUE(ProcessHandle::of_peer(accepted->get()).has_ended());
+}
+
+TEST(ProcessHandle, MovesWithWhatItHolds) {
+  Child child;
+  ProcessHandle moved = std::move(child.handle);
+  EXPECT_EQ(moved.pid(), child.processes.pid(0));
+  child.processes.send(0, SIGKILL);
+  wait_for_end(moved.pid());
+  EXPECT_TRUE(moved.has_ended());
+}
+
+TEST(ProcessHandle, AnEmptyOneNeverEnds) {
+  const ProcessHandle handle;
+  EXPECT_EQ(handle.pid(), 0);
+  EXPECT_FALSE(handle.has_ended());
+}
+
+TEST(ProcessHandle, OfThisProcessLives) {
+  const std::string address = new_address();
+  const Descriptor listener = std::move(*listen_at(address, 1));
+  const Descriptor connection = connect_to(address);
+  const ProcessHandle self = ProcessHandle::of_peer(connection.get());
+  EXPECT_EQ(self.pid(), getpid());
+  EXPECT_FALSE(self.has_ended());
+}
+
+}  // namespace
+}  // namespace waybill::transport

@@ -10,7 +10,7 @@
 #include "base/errors.h"
 #include "contract/dispatch_contract.h"
 #include "engine/call.h"
-#include "engine/row_source.h"
+#include "engine/dispatch_publish.h"
 #include "engine/session.h"
 #include "engine/stopwatch.h"
 #include "numerics/float_mode.h"
@@ -25,34 +25,7 @@ using window::DispatchLayout;
 
 /// Rows past this size are copied past the caches: together they would not fit.
 constexpr std::int64_t kStreamingBytes = std::int64_t{16} << 20;
-constexpr std::int64_t kLeastBytesPerCore = 64 << 10;
 constexpr std::int64_t kTripleInts = 3;
-
-std::int64_t rows_published(const DispatchShape& shape, const CallHeader& header) {
-  return shape.smooth ? header.num_entries + shape.topology.num_shared * header.num_active
-                      : header.bs;
-}
-
-DispatchLayout layout_of(const DispatchShape& shape, const CallHeader& header) {
-  return DispatchLayout::of({.num_ranks = shape.topology.num_ranks,
-                             .num_experts = shape.topology.num_experts,
-                             .num_entries = header.num_entries,
-                             .num_active = shape.topology.num_shared > 0 ? header.num_active : 0,
-                             .num_weights = header.weighted != 0 ? header.bs * shape.k : 0,
-                             .num_rows = header.num_rows,
-                             .row_bytes = shape.row_bytes(),
-                             .quantised = shape.quantised});
-}
-
-std::int64_t least_rows(std::int64_t row_bytes) {
-  return std::max<std::int64_t>(kLeastBytesPerCore / std::max<std::int64_t>(row_bytes, 1), 1);
-}
-
-template <typename T, typename Byte>
-auto at(Byte* half, const window::Section& section) {
-  using Element = std::conditional_t<std::is_const_v<Byte>, const T, T>;
-  return reinterpret_cast<Element*>(half + section.offset);
-}
 
 /// One call of dispatch.
 class Dispatch {
@@ -116,125 +89,16 @@ class Dispatch {
 
   Status publish() {
     fill_header();
-    const DispatchLayout layout = layout_of(shape_, call_.header());
+    const DispatchLayout layout = dispatch_layout(shape_, call_.header());
     auto half = call_.open_half(layout.end);
     if (!half.ok()) {
       return half.status();
     }
     const Stopwatch watch;
-    publish_routing(*half, layout);
-    if (shape_.smooth) {
-      publish_smooth_rows(*half, layout);
-    } else {
-      publish_token_rows(*half, layout);
-    }
+    publish_dispatch(session_, args_, shape_, call_.header(), *half);
     publish_us_ = watch.microseconds();
     call_.signal();
     return {};
-  }
-
-  void publish_routing(std::byte* half, const DispatchLayout& layout) {
-    const routing::SendCounts& counts = scratch().counts;
-    std::memcpy(half + layout.rows_to.offset,
-                counts.rows_to.data(),
-                static_cast<std::size_t>(layout.rows_to.bytes));
-    std::memcpy(half + layout.expert_offsets.offset,
-                counts.expert_offsets.data(),
-                static_cast<std::size_t>(layout.expert_offsets.bytes));
-    entries_ = {at<std::int32_t>(half, layout.entries),
-                static_cast<std::size_t>(counts.num_entries)};
-    routing::sort_by_expert(counts, ids_, pairs(), shape_.bs, shape_.k, scratch().cursor, entries_);
-    if (shape_.topology.num_shared > 0) {
-      active_ = {at<std::int32_t>(half, layout.active),
-                 static_cast<std::size_t>(counts.num_active)};
-      routing::list_active(pairs(), shape_.bs, active_);
-    }
-    if (shape_.weighted) {
-      const routing::Grid<float> given(*args_.expert_scales);
-      float* weights = at<float>(half, layout.weights);
-      for (std::int64_t t = 0; t < shape_.bs; ++t) {
-        for (std::int64_t j = 0; j < shape_.k; ++j) {
-          *weights++ = given(t, j);
-        }
-      }
-    }
-  }
-
-  /// Each active token once, as it is or quantised without smooth scales.
-  void publish_token_rows(std::byte* half, const DispatchLayout& layout) {
-    const RowSource source(args_.x);
-    std::byte* rows = half + layout.rows.offset;
-    float* scales = at<float>(half, layout.row_scales);
-    const std::int64_t row_bytes = shape_.row_bytes();
-    if (!shape_.quantised && args_.x.is_contiguous() && pairs().all()) {
-      session_.workers().run(
-          shape_.bs, least_rows(row_bytes), [&](std::int64_t begin, std::int64_t end) {
-            std::memcpy(rows + begin * row_bytes,
-                        static_cast<const std::byte*>(args_.x.data) + begin * row_bytes,
-                        static_cast<std::size_t>((end - begin) * row_bytes));
-          });
-      return;
-    }
-    const routing::ActivePairs active = pairs();
-    session_.workers().run(
-        shape_.bs, least_rows(row_bytes), [&](std::int64_t begin, std::int64_t end) {
-          std::vector<std::byte> gathered(row_scratch(source));
-          for (std::int64_t t = begin; t < end; ++t) {
-            if (!active.token(t)) {
-              continue;
-            }
-            const std::byte* row = source.get(t, gathered.data());
-            if (shape_.quantised) {
-              session_.kernels().quantise_row(row,
-                                              shape_.dtype,
-                                              nullptr,
-                                              shape_.h,
-                                              reinterpret_cast<std::int8_t*>(rows + t * row_bytes),
-                                              scales + t);
-            } else {
-              std::memcpy(rows + t * row_bytes, row, static_cast<std::size_t>(row_bytes));
-            }
-          }
-        });
-  }
-
-  /// With smooth scales each (token, expert) has a row of its own: entries first, then for each
-  /// shared expert the active tokens.
-  void publish_smooth_rows(std::byte* half, const DispatchLayout& layout) {
-    const RowSource source(args_.x);
-    const RowSource smooth(*args_.scales);
-    const std::int64_t num_entries = scratch().counts.num_entries;
-    const std::int64_t num_active = scratch().counts.num_active;
-    session_.workers().run(
-        call_.header().num_rows,
-        least_rows(shape_.row_bytes()),
-        [&](std::int64_t begin, std::int64_t end) {
-          std::vector<std::byte> gathered(row_scratch(source));
-          std::vector<std::byte> gathered_scales(row_scratch(smooth));
-          for (std::int64_t i = begin; i < end; ++i) {
-            std::int64_t token = 0;
-            std::int64_t scale_row = 0;
-            if (i < num_entries) {
-              const std::int32_t entry = entries_[static_cast<std::size_t>(i)];
-              token = entry / shape_.k;
-              scale_row = shape_.topology.num_shared + ids_(token, entry % shape_.k);
-            } else {
-              scale_row = (i - num_entries) / num_active;
-              token = active_[static_cast<std::size_t>((i - num_entries) % num_active)];
-            }
-            session_.kernels().quantise_row(
-                source.get(token, gathered.data()),
-                shape_.dtype,
-                reinterpret_cast<const float*>(smooth.get(scale_row, gathered_scales.data())),
-                shape_.h,
-                reinterpret_cast<std::int8_t*>(half + layout.rows.offset + i * shape_.row_bytes()),
-                at<float>(half, layout.row_scales) + i);
-          }
-        });
-  }
-
-  static std::size_t row_scratch(const RowSource& source) {
-    return source.packed() ? 0 : static_cast<std::size_t>(source.row_bytes());
   }
 
   /// Computes where every row comes from; refuses headers that cannot be.
@@ -247,7 +111,7 @@ class Dispatch {
       if (!is_sane(header, r)) {
         return corrupt(r);
       }
-      const DispatchLayout layout = layout_of(shape_, header);
+      const DispatchLayout layout = dispatch_layout(shape_, header);
       sources[static_cast<std::size_t>(r)] = {
           at<std::int32_t>(call_.half_of(r), layout.expert_offsets),
           header.num_entries,
@@ -268,7 +132,7 @@ class Dispatch {
     return header.bs >= 0 && header.bs <= shape_.max_bs() && header.num_entries >= 0 &&
            header.num_entries <= header.bs * shape_.k && header.num_active >= 0 &&
            header.num_active <= header.bs && header.num_rows == rows_published(shape_, header) &&
-           layout_of(shape_, header).end <= session_.peer(r).window_bytes;
+           dispatch_layout(shape_, header).end <= session_.peer(r).window_bytes;
   }
 
   Status corrupt(int r) const {
@@ -288,7 +152,7 @@ class Dispatch {
       }
       std::int64_t total = 0;
       for (int r = 0; r < num_ranks(); ++r) {
-        const DispatchLayout layout = layout_of(shape_, call_.header_of(r));
+        const DispatchLayout layout = dispatch_layout(shape_, call_.header_of(r));
         total += at<std::int32_t>(call_.half_of(r), layout.rows_to)[target];
       }
       const std::int64_t capacity =
@@ -404,7 +268,7 @@ class Dispatch {
                  std::int64_t last,
                  numerics::StoreKind kind) {
     const CallHeader& header = call_.header_of(cell.source);
-    const DispatchLayout layout = layout_of(shape_, header);
+    const DispatchLayout layout = dispatch_layout(shape_, header);
     const std::byte* half = call_.half_of(cell.source);
     const bool shared = shape_.topology.is_shared(shape_.topology.rank);
     const std::int64_t expert = shared ? shape_.topology.shared_of(shape_.topology.rank) : 0;
@@ -471,8 +335,6 @@ class Dispatch {
   Call call_;
   DispatchShape shape_;
   routing::Grid<std::int32_t> ids_;
-  std::span<std::int32_t> entries_;
-  std::span<std::int32_t> active_;
   std::int64_t publish_us_ = 0;
   DispatchResult result_;
 };

@@ -1,0 +1,220 @@
+// What Python calls through ctypes, which lets other Python threads run meanwhile. Functions that
+// can fail return 0 or a null pointer when they did; waybill_last_error() says why. Texts that are
+// returned stay valid until the same thread's next call here.
+
+#include <algorithm>
+#include <chrono>
+#include <string>
+
+#include "errors.h"
+#include "groups.h"
+#include "json.h"
+#include "numerics/kernels.h"
+#include "waybill/env.h"
+#include "waybill/version.h"
+#include "window_size.h"
+
+#define WAYBILL_C_API extern "C" __attribute__((visibility("default")))
+
+namespace waybill::binding {
+namespace {
+
+const char* keep(std::string text) {
+  thread_local std::string kept;
+  kept = std::move(text);
+  return kept.c_str();
+}
+
+int done(const Status& status) {
+  if (!status.ok()) {
+    remember(status);
+  }
+  return status.ok() ? 1 : 0;
+}
+
+std::chrono::milliseconds to_milliseconds(double seconds) {
+  return std::chrono::milliseconds(static_cast<std::int64_t>(seconds * 1000));
+}
+
+GroupOptions options_of(double timeout, int threads, void (*on_phase)(int)) {
+  GroupOptions options = group_options();
+  options.timeout = to_milliseconds(timeout);
+  options.threads = threads;
+  if (on_phase != nullptr) {
+    options.on_phase = [on_phase](Phase phase) { on_phase(static_cast<int>(phase)); };
+  }
+  return options;
+}
+
+Status connect(
+    const std::string& name, const char* id, int rank, int world_size, GroupOptions options) {
+  if (Status status = check_name("connect", name); !status.ok()) {
+    return status;
+  }
+  auto unique_id = UniqueId::from_string(id);
+  if (!unique_id.ok()) {
+    return unique_id.status();
+  }
+  auto group = Group::connect(*unique_id, rank, world_size, std::move(options));
+  return group.ok() ? add_group(name, std::move(*group)) : group.status();
+}
+
+Status connect_local(const char* const* names, int world_size, GroupOptions options) {
+  auto groups = Group::local(world_size, std::move(options));
+  if (!groups.ok()) {
+    return groups.status();
+  }
+  for (int r = 0; r < world_size; ++r) {
+    if (Status status = add_group(names[r], std::move((*groups)[static_cast<std::size_t>(r)]));
+        !status.ok()) {
+      return status;
+    }
+  }
+  return {};
+}
+
+std::string to_json(const Traffic& traffic) {
+  Json json;
+  json.add("rows_sent", traffic.rows_sent);
+  json.add("rows_received", traffic.rows_received);
+  json.add("bytes_sent", traffic.bytes_sent);
+  json.add("bytes_received", traffic.bytes_received);
+  return json.text();
+}
+
+std::string to_json(const GroupStats& stats) {
+  Json json;
+  json.add("calls", stats.calls);
+  json.add("completed", stats.completed);
+  json.add("epoch", stats.epoch);
+  json.add_raw("dispatch", to_json(stats.dispatch));
+  json.add_raw("combine", to_json(stats.combine));
+  json.add("bytes_published", stats.bytes_published);
+  json.add("bytes_copied", stats.bytes_copied);
+  json.add("bytes_reduced", stats.bytes_reduced);
+  json.add("rows_in_place", stats.rows_in_place);
+  json.add("wait_us", stats.wait_us);
+  json.add("wait_total_us", stats.wait_total_us);
+  json.add("copy_total_us", stats.copy_total_us);
+  json.add("window_bytes", stats.window_bytes);
+  json.add("pool_bytes", stats.pool_bytes);
+  json.add("pool_bytes_in_use", stats.pool_bytes_in_use);
+  json.add("pool_buffers", stats.pool_buffers);
+  return json.text();
+}
+
+contract::Operator operator_named(std::string_view name) {
+  for (auto op : {contract::Operator::kDispatchV2, contract::Operator::kCombineV2}) {
+    if (name == contract::name_of(op)) {
+      return op;
+    }
+  }
+  return contract::Operator::kNone;
+}
+
+}  // namespace
+}  // namespace waybill::binding
+
+using waybill::binding::done;
+
+WAYBILL_C_API const char* waybill_version() { return waybill::version_string(); }
+
+WAYBILL_C_API const char* waybill_last_error() {
+  return waybill::binding::keep(waybill::binding::last_error_json());
+}
+
+WAYBILL_C_API const char* waybill_new_id() {
+  return waybill::binding::keep(waybill::UniqueId::create().to_string());
+}
+
+/// Collective, blocks. timeout (seconds) and threads: 0 for the default. on_phase may be null; it
+/// is called with waybill::Phase on the thread of the call.
+WAYBILL_C_API int waybill_connect(const char* name,
+                                  const char* id,
+                                  int rank,
+                                  int world_size,
+                                  double timeout,
+                                  int threads,
+                                  void (*on_phase)(int)) {
+  return done(waybill::binding::connect(
+      name, id, rank, world_size, waybill::binding::options_of(timeout, threads, on_phase)));
+}
+
+/// Ranks as threads of this process: names[r] becomes rank r.
+WAYBILL_C_API int waybill_connect_local(
+    const char* const* names, int world_size, double timeout, int threads, void (*on_phase)(int)) {
+  return done(waybill::binding::connect_local(
+      names, world_size, waybill::binding::options_of(timeout, threads, on_phase)));
+}
+
+/// timeout in seconds; negative: the group's own.
+WAYBILL_C_API int waybill_release(const char* name, double timeout) {
+  return done(waybill::binding::release_group(name, waybill::binding::to_milliseconds(timeout)));
+}
+
+/// Collective among the living. The ranks that go on, as a JSON list.
+WAYBILL_C_API const char* waybill_reset(const char* name) {
+  auto group = waybill::binding::find_group("reset", name);
+  if (done(group.status()) == 0) {
+    return nullptr;
+  }
+  auto ranks = (*group)->group.reset();
+  if (done(ranks.status()) == 0) {
+    return nullptr;
+  }
+  waybill::binding::Json json;
+  json.add("ranks", *ranks);
+  return waybill::binding::keep(json.text());
+}
+
+WAYBILL_C_API const char* waybill_stats(const char* name) {
+  auto group = waybill::binding::find_group("stats", name);
+  if (done(group.status()) == 0) {
+    return nullptr;
+  }
+  return waybill::binding::keep(waybill::binding::to_json((*group)->group.stats()));
+}
+
+/// Names of the groups of this process, a JSON list.
+WAYBILL_C_API const char* waybill_groups() {
+  std::string list;
+  for (const std::string& name : waybill::binding::group_names()) {
+    list += (list.empty() ? "" : ",") + waybill::binding::json_quote(name);
+  }
+  return waybill::binding::keep("[" + list + "]");
+}
+
+/// Publishes a refusal of a call that could not be made; waybill_last_error() has the sentence.
+WAYBILL_C_API void waybill_refuse(
+    const char* name, const char* op, const char* argument, const char* expected, const char* got) {
+  auto group = waybill::binding::find_group(op, name);
+  if (done(group.status()) != 0) {
+    (void)done(waybill::binding::refuse(
+        (*group)->group, waybill::binding::operator_named(op), argument, expected, got));
+  }
+}
+
+/// `check` is asked by waits on the main thread; not 0 ends the wait.
+WAYBILL_C_API void waybill_set_interrupt_check(int (*check)()) {
+  waybill::binding::set_interrupt_check(check);
+}
+
+WAYBILL_C_API std::int64_t waybill_window_bytes(const waybill::binding::CallSizes* sizes) {
+  return waybill::binding::window_bytes(*sizes);
+}
+
+/// What this machine has and what the environment asks for: {"simd", "timeout" (seconds), "threads"
+/// (0: not set), "max_memory_bytes" (0: not set), "window_bytes"}.
+WAYBILL_C_API const char* waybill_machine() {
+  const auto env = waybill::Env::from_process();
+  if (done(env.status()) == 0) {
+    return nullptr;
+  }
+  waybill::binding::Json json;
+  json.add("simd", waybill::name_of(env->simd.value_or(waybill::numerics::best_kernels().level)));
+  json.add_raw("timeout", std::to_string(static_cast<double>(env->timeout.count()) / 1000));
+  json.add("threads", env->threads.value_or(0));
+  json.add("max_memory_bytes", env->max_memory_bytes.value_or(0));
+  json.add("window_bytes", env->window_bytes);
+  return waybill::binding::keep(json.text());
+}

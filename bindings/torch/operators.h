@@ -1,0 +1,39 @@
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+
+#include <array>
+#include <cstdint>
+
+namespace waybill::binding {
+
+/// A kernel as torch's stable ABI calls it: arguments are taken from the stack, results put there.
+using Kernel = void (*)(StableIValue* stack,
+                        std::uint64_t num_arguments,
+                        std::uint64_t num_results);
+
+/// One operator of the contract. Its schema is written here and nowhere else; each operator is
+/// registered twice:
+///
+///   npu_x(...)                          the public one, as the schema says
+///   _ordered_npu_x(Tensor(a!) token, ...)   for waybill.npu_x: every argument positional
+///
+/// The token is a tensor of the group that nothing reads. A compiler that sees it change keeps the
+/// number and the order of the calls of a group.
+struct Operator {
+  const char* name;
+  const char* positional;
+  const char* keyword;  ///< after `*`
+  const char* results;
+  Kernel kernel;          ///< of the public operator
+  Kernel ordered_kernel;  ///< of the one with a token
+};
+
+// dispatch_operator.cc, combine_operator.cc
+extern const Operator kDispatchV2;
+extern const Operator kCombineV2;
+
+/// A further operator is a further entry.
+inline const std::array kOperators = {&kDispatchV2, &kCombineV2};
+
+}  // namespace waybill::binding

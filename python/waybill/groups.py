@@ -1,0 +1,442 @@
+"""Groups: which ranks belong together, under which name, and what they did."""
+
+from __future__ import annotations
+
+import atexit
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from . import _interrupts, _library
+from ._meeting import Entry, meet
+from .errors import ArgumentError, MismatchError, StateError, WaybillError
+
+MAX_NAME_LENGTH = 127
+EXIT_SECONDS = 5.0
+STRICT_MODES = ("a2", "a3")
+
+tokens: dict[str, Tensor] = {}
+"""The tensor of each group that compiled programs order its calls by (bindings/torch/operators.h)."""
+
+
+@dataclass(frozen=True)
+class _Options:
+    timeout: float | None
+    threads: int | None
+    strict: str | None
+
+    def check(self, operator: str) -> None:
+        timeout, threads = self.timeout, self.threads
+        if timeout is not None and not (0 < timeout < math.inf):
+            raise _bad(operator, "timeout", "None or seconds > 0", repr(timeout))
+        if threads is not None and (not isinstance(threads, int) or threads < 1):
+            raise _bad(operator, "threads", "None or a whole number >= 1", repr(threads))
+        strict = self.strict or os.environ.get("WAYBILL_STRICT") or None
+        if strict is not None and strict not in STRICT_MODES:
+            raise _bad(operator, "strict", 'None, "a2" or "a3"', repr(strict))
+        if strict is not None:
+            raise _bad(operator, "strict", "None (strict modes are not supported yet)", strict)
+
+    def agrees_with(self, other: _Options) -> bool:
+        """Whether every option that is given here is the one given there."""
+        pairs = zip(
+            (self.timeout, self.threads, self.strict),
+            (other.timeout, other.threads, other.strict),
+            strict=True,
+        )
+        return all(mine is None or mine == theirs for mine, theirs in pairs)
+
+
+_options: dict[str, _Options] = {}
+_names: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # ProcessGroup -> name
+_uses: dict[str, int] = {}  # how often this process made a name from a process group's
+_hooks: dict[str, Any] = {}  # keeps callbacks alive as long as their groups
+
+
+def _bad(operator: str, argument: str, expected: str, got: str) -> ArgumentError:
+    return ArgumentError(
+        f"{operator}: argument {argument}: expected {expected}, got {got}",
+        operator=operator,
+        argument=argument,
+    )
+
+
+def comm_name(
+    group: dist.ProcessGroup | None = None,
+    *,
+    timeout: float | None = None,
+    threads: int | None = None,
+    strict: str | None = None,
+) -> str:
+    """Make a process group usable and return the name that operators take as group_ep or group_tp.
+
+    The first call for a group is collective among its ranks, which meet through the group's store;
+    later calls are local and return the same name. All ranks have to be on one host.
+
+    Args:
+        group: of torch.distributed; None is the whole world.
+        timeout: seconds an operator waits for a rank that lives but does not come. Default
+            WAYBILL_TIMEOUT or 300. A rank whose process has ended is noticed within 2 seconds.
+        threads: cores this rank may use inside one operator. Default WAYBILL_THREADS, or the cores
+            this process may run on divided by the ranks on this host.
+        strict: None, "a2" or "a3": limits of the vendor's products (not supported yet).
+
+    Raises:
+        ArgumentError: a bad option, or one that differs from the first call's.
+        WaybillError: the ranks are not on one host.
+        PeerTimeout: not all ranks came.
+    """
+    options = _Options(timeout, threads, strict)
+    options.check("comm_name")
+    process_group = _process_group(group)
+    name = _names.get(process_group)
+    if name is not None and name in _options:
+        _check_same_options(name, options)
+        return name
+    base = _base_name(process_group.group_name)
+    store = dist.distributed_c10d._get_process_group_store(process_group)
+
+    def choose(entries: list[Entry]) -> str:
+        uses = max(int(entry["uses"]) for entry in entries)
+        return f"{base}_{uses}" if uses else base
+
+    entry = {"uses": _uses.get(base, 0)}
+    name = _connect(
+        store, "waybill", process_group.rank(), process_group.size(), entry, choose, options
+    )
+    used = name.removeprefix(base).removeprefix("_")
+    _uses[base] = int(used or 0) + 1
+    _names[process_group] = name
+    return name
+
+
+def connect(
+    store: dist.Store,
+    rank: int,
+    world_size: int,
+    name: str,
+    *,
+    timeout: float | None = None,
+    threads: int | None = None,
+    strict: str | None = None,
+) -> str:
+    """Connect a group without torch.distributed being initialised; return `name`.
+
+    Collective among `world_size` processes of one host that give the same store and name.
+
+    Args:
+        store: any torch.distributed.Store that all ranks reach.
+        rank: this process's position in the group, 0 <= rank < world_size.
+        world_size: ranks of the group, E.
+        name: what operators take as group_ep; 1 to 127 characters, not in use.
+        timeout, threads, strict: as in comm_name.
+
+    Raises:
+        ArgumentError, StateError (the name is in use), WaybillError, PeerTimeout: as comm_name.
+    """
+    return connect_with_hook(store, rank, world_size, name, timeout, threads, strict)
+
+
+def connect_with_hook(
+    store: dist.Store,
+    rank: int,
+    world_size: int,
+    name: str,
+    timeout: float | None = None,
+    threads: int | None = None,
+    strict: str | None = None,
+    on_phase: Callable[[int], None] | None = None,
+) -> str:
+    """connect() with a function that is told each phase of each call, for tests."""
+    options = _Options(timeout, threads, strict)
+    options.check("connect")
+    _check_name("connect", name)
+    if not 0 <= rank < world_size:
+        raise _bad("connect", "rank", f"0 <= rank < world_size = {world_size}", str(rank))
+    problem = f"the name {name!r} is in use" if name in _options else None
+    hook = _library.PhaseHook(on_phase) if on_phase else None
+    return _connect(
+        store,
+        f"waybill/{name}",
+        rank,
+        world_size,
+        {"problem": problem},
+        lambda _: name,
+        options,
+        hook,
+    )
+
+
+def connect_local(
+    names: Sequence[str],
+    *,
+    timeout: float | None = None,
+    threads: int | None = None,
+    on_phase: Callable[[int], None] | None = None,
+) -> None:
+    """Ranks as threads of this process, for tests: each name is one rank of a new group."""
+    options = _Options(timeout, threads, None)
+    options.check("connect_local")
+    for name in names:
+        _check_name("connect_local", name)
+    hook = _library.PhaseHook(on_phase) if on_phase else None
+    _library.connect_local(list(names), timeout, threads, hook)
+    for name in names:
+        _remember(name, options, hook)
+
+
+def release(name: str, *, timeout: float | None = None) -> None:
+    """Free the windows and the pool of a group; its name can be used again.
+
+    Local. Waits until living peers have read what they still need, at most `timeout` seconds
+    (default: the group's). Buffers that somebody holds stay valid until they are dropped.
+
+    Raises:
+        StateError: an unknown group, or one with a call running in another thread.
+    """
+    _library.release(name, timeout)
+    _forget(name)
+
+
+def reset(name: str) -> list[int]:
+    """Agree on who is left after a timeout, a lost rank or an interrupt; return their ranks.
+
+    Collective among the ranks that live. Waits, up to the timeout, for ranks whose process lives.
+    Starts a new epoch. All ranks on the list get the same list; later comers get StateError.
+    """
+    return _library.reset(name)
+
+
+def expert_buffer(name: str, rows: int, hidden: int, dtype: torch.dtype) -> Tensor:
+    """Memory that peers can read: combine takes rows from it without copying them.
+
+    Local. Returns a (rows, hidden) tensor of bfloat16, float16 or float32, uninitialised.
+
+    Raises:
+        ArgumentError, StateError; WaybillError when memory is short.
+    """
+    try:
+        return torch.ops.waybill._expert_buffer.default(name, rows, hidden, dtype)
+    except (RuntimeError, ValueError) as error:
+        last = _library.last_error()
+        if last is None or str(last) not in str(error):
+            raise
+        raise last from None
+
+
+def window_bytes(
+    bs: int,
+    hidden: int,
+    topk: int,
+    moe_expert_num: int,
+    ep_world_size: int,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    quant_mode: int = 0,
+    smooth: bool = False,
+    shared_expert_num: int = 1,
+    shared_expert_rank_num: int = 0,
+    comm_quant_mode: int = 0,
+    expert_scales: bool = False,
+) -> int:
+    """Bytes of windows that calls with these sizes need, on the rank that needs most.
+
+    Local. Both halves, the worst case of dispatch_v2 and of combine_v2 with rows that have to be
+    copied; outputs (the pool) come on top.
+
+    Args:
+        bs: most rows of x on a rank, maxBS.
+        hidden, topk, moe_expert_num, ep_world_size: H, K, M, E.
+        dtype: of x.
+        smooth: whether dispatch gets `scales`.
+        expert_scales: whether dispatch gets `expert_scales`.
+    """
+    sizes = {
+        "bs": bs,
+        "hidden": hidden,
+        "topk": topk,
+        "moe_expert_num": moe_expert_num,
+        "ep_world_size": ep_world_size,
+        "shared_expert_num": shared_expert_num,
+        "shared_expert_rank_num": shared_expert_rank_num,
+    }
+    for argument, value in sizes.items():
+        if value < 0:
+            raise _bad("window_bytes", argument, "a number >= 0", str(value))
+    if not shared_expert_rank_num < ep_world_size:
+        raise _bad("window_bytes", "shared_expert_rank_num", "SR < E", str(shared_expert_rank_num))
+    if shared_expert_rank_num and shared_expert_num < 1:
+        raise _bad("window_bytes", "shared_expert_num", "S > 0 since SR > 0", "0")
+    return _library.window_bytes(
+        _library.CallSizes(
+            **sizes,
+            row_element_bytes=dtype.itemsize,
+            quant_mode=quant_mode,
+            comm_quant_mode=comm_quant_mode,
+            smooth=smooth,
+            expert_scales=expert_scales,
+        )
+    )
+
+
+_TRAFFIC = ("rows_sent", "rows_received", "bytes_sent", "bytes_received")
+
+
+def stats(name: str) -> dict[str, Any]:
+    """What this rank did since the group was connected. Local, from any thread.
+
+    Keys: calls, completed (number of the last call that ended well), epoch; rows_sent,
+    rows_received, bytes_sent, bytes_received: lists over peers, dispatch and combine together, and
+    the same under "dispatch" and "combine"; bytes_published, bytes_copied, bytes_reduced,
+    rows_in_place; wait_us (per peer), wait_total_us, copy_total_us; window_bytes, pool_bytes,
+    pool_bytes_in_use, pool_buffers.
+    """
+    numbers = _library.stats(name)
+    for key in _TRAFFIC:
+        pairs = zip(numbers["dispatch"][key], numbers["combine"][key], strict=True)
+        numbers[key] = [one + other for one, other in pairs]
+    return numbers
+
+
+def last_error() -> WaybillError | None:
+    """The last error of an operator or function of this library in this thread, or None.
+
+    Has the class and the fields that torch.ops.waybill.* and compiled programs cannot pass on.
+    """
+    return _library.last_error()
+
+
+def _process_group(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
+    if group is None and not (dist.is_available() and dist.is_initialized()):
+        raise StateError(
+            "comm_name: expected torch.distributed to be initialised, got group=None before "
+            "init_process_group",
+            operator="comm_name",
+            argument="group",
+        )
+    chosen = dist.group.WORLD if group is None else group
+    if not isinstance(chosen, dist.ProcessGroup):
+        raise _bad("comm_name", "group", "a process group of which this rank is", repr(group))
+    return chosen
+
+
+def _base_name(group_name: str) -> str:
+    name = f"waybill_{group_name}"
+    if len(name) > MAX_NAME_LENGTH - 20:  # room for a number
+        name = f"waybill_{sha256(group_name.encode()).hexdigest()[:32]}"
+    return name
+
+
+def _check_name(operator: str, name: str) -> None:
+    if not 1 <= len(name.encode()) <= MAX_NAME_LENGTH:
+        expected = f"1 to {MAX_NAME_LENGTH} characters"
+        raise _bad(operator, "name", expected, f"{len(name.encode())}")
+
+
+def _check_same_options(name: str, options: _Options) -> None:
+    if not options.agrees_with(_options[name]):
+        raise ArgumentError(
+            f"comm_name: expected options that are None or those of the group's first call, "
+            f"{_options[name]}, got {options}",
+            operator="comm_name",
+            argument="timeout",
+        )
+
+
+def _host() -> str:
+    """Equal on processes that can share memory and meet over an abstract socket."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot_id}/{os.stat('/proc/self/ns/net').st_ino}"
+
+
+def _connect(
+    store: dist.Store,
+    prefix: str,
+    rank: int,
+    world_size: int,
+    entry: Entry,
+    choose_name: Callable[[list[Entry]], str],
+    options: _Options,
+    hook: Any = None,
+) -> str:
+    """Meets at the store, agrees on a name, and connects."""
+
+    def decide(entries: list[Entry]) -> Entry:
+        problem = _problem(entries)
+        return problem or {"id": _library.new_id(), "name": choose_name(entries)}
+
+    timeout = options.timeout or float(_library.machine()["timeout"])
+    decision = meet(store, prefix, rank, world_size, {**entry, "host": _host()}, decide, timeout)
+    if "problem" in decision:
+        kind = StateError if rank in decision["ranks"] and entry.get("problem") else MismatchError
+        raise kind(decision["problem"], operator="connect", ranks=decision["ranks"])
+    name = str(decision["name"])
+    _library.connect(
+        name, decision["id"], rank, world_size, options.timeout, options.threads, hook
+    )
+    _remember(name, options, hook)
+    return name
+
+
+def _problem(entries: list[Entry]) -> Entry | None:
+    """Why these ranks cannot make a group, as a decision, or None."""
+    refusing = [rank for rank, entry in enumerate(entries) if entry.get("problem")]
+    if refusing:
+        text = f"connect: rank {refusing[0]}: {entries[refusing[0]]['problem']}"
+        return {"problem": text, "ranks": refusing}
+    hosts: dict[str, list[int]] = {}
+    for rank, entry in enumerate(entries):
+        hosts.setdefault(str(entry["host"]), []).append(rank)
+    if len(hosts) == 1:
+        return None
+    text = "; ".join(f"ranks {ranks} on host {host}" for host, ranks in hosts.items())
+    largest = max(hosts.values(), key=len)
+    odd = [rank for rank in range(len(entries)) if rank not in largest]
+    return {
+        "problem": f"connect: expected all ranks on one host (and in one network namespace), "
+        f"got {text}",
+        "ranks": odd,
+    }
+
+
+def _remember(name: str, options: _Options, hook: Any) -> None:
+    tokens[name] = torch.zeros(1, dtype=torch.uint8)
+    _options[name] = options
+    _hooks[name] = hook
+
+
+def _forget(name: str) -> None:
+    tokens.pop(name, None)
+    _options.pop(name, None)
+    _hooks.pop(name, None)
+
+
+def _release_all() -> None:
+    deadline = time.monotonic() + EXIT_SECONDS
+    for name in _library.group_names():
+        try:
+            _library.release(name, max(deadline - time.monotonic(), 0.0))
+        except (WaybillError, KeyboardInterrupt):
+            continue  # a call still runs in another thread, or somebody is in a hurry
+
+
+def _after_fork() -> None:
+    # The groups are the parent's; operators say so through the library.
+    _options.clear()
+    _names.clear()
+    _uses.clear()
+    _interrupts.forget()
+
+
+atexit.register(_release_all)
+os.register_at_fork(after_in_child=_after_fork)

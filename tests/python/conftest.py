@@ -1,0 +1,66 @@
+"""Pools of ranks that tests share, and the check that nothing is left of them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from ranks import LocalPool, RankPool
+
+torch.set_num_threads(1)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"  # its parent, the fork server, will see to it
+
+
+@pytest.fixture(scope="session")
+def pool_of() -> Iterator[Callable[..., RankPool]]:
+    """A resident pool of n processes; broken ones are replaced."""
+    pools: dict[tuple[object, ...], RankPool] = {}
+    pids: list[int] = []
+
+    def get(num_ranks: int, **options: object) -> RankPool:
+        key = (num_ranks, *sorted(options.items()))
+        if key in pools and pools[key].broken:
+            pools.pop(key)
+        if key not in pools:
+            pools[key] = RankPool(num_ranks, **options)
+            pids.extend(pools[key].pids)
+        return pools[key]
+
+    yield get
+    for pool in pools.values():
+        if not pool.broken:
+            pool.close()
+    deadline = time.monotonic() + 5
+    while any(is_alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    left = [pid for pid in pids if is_alive(pid)]
+    for pid in left:
+        os.kill(pid, 9)
+    assert not left, f"rank processes were left: {left}"
+
+
+@pytest.fixture(scope="session")
+def local_pool_of() -> Iterator[Callable[[int], LocalPool]]:
+    """A resident pool of n threads."""
+    pools: dict[int, LocalPool] = {}
+
+    def get(num_ranks: int) -> LocalPool:
+        if num_ranks not in pools:
+            pools[num_ranks] = LocalPool(num_ranks)
+        return pools[num_ranks]
+
+    yield get
+    for pool in pools.values():
+        pool.close()

@@ -126,6 +126,13 @@ def cpp(preset: str, env: dict[str, str] | None = None) -> Counts:
     return counts
 
 
+def installed() -> Counts:
+    """The installed C++ package, used from outside the tree."""
+    if not configure("release") or run(["cmake", "--build", "--preset", "release"])[0] != 0:
+        return Counts(failed=1, notes=["release: does not build"])
+    return check("install", ["bash", "tests/install/run.sh"])
+
+
 def sanitized(preset: str) -> Callable[[], Counts]:
     env = {
         "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0",
@@ -160,6 +167,7 @@ def main() -> int:
     steps: dict[str, Callable[[], Counts]] = {
         "lint": lint,
         "cpp": lambda: cpp("release"),
+        "install": installed,
         "python": lambda: python_tests(arguments.full),
         "asan": sanitized("asan"),
         "tsan": sanitized("tsan"),

@@ -13,6 +13,7 @@ processes of one host:
 `waybill.reference` is the oracle: every operator in plain PyTorch, without processes.
 """
 
+from . import reference
 from ._library import version as __version__
 from .errors import (
     ArgumentError,
@@ -48,6 +49,7 @@ __all__ = [
     "last_error",
     "npu_moe_distribute_combine_v2",
     "npu_moe_distribute_dispatch_v2",
+    "reference",
     "release",
     "reset",
     "stats",

@@ -25,7 +25,7 @@ PhaseHook = ctypes.CFUNCTYPE(None, c_int)
 class CallSizes(ctypes.Structure):
     """Mirrors bindings/torch/window_size.h."""
 
-    _fields_ = [  # noqa: RUF012 - ctypes wants a list
+    _fields_ = [
         (name, c_int64)
         for name in (
             "bs",
@@ -72,7 +72,7 @@ def find() -> Path:
     # An editable installation has two folders; a source tree on PYTHONPATH has none of its own.
     folders = [*__import__(__package__).__path__, Path(sysconfig.get_path("platlib"), "waybill")]
     for folder in folders:
-        path = Path(folder, FILE_NAME)
+        path = Path(str(folder), FILE_NAME)
         if path.exists():
             return path
     searched = ", ".join(str(folder) for folder in folders)

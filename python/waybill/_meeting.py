@@ -1,7 +1,7 @@
 """How the ranks of a group find each other: through a store, once.
 
-Stores may hold what an earlier group with the same prefix left behind, so every rank brings a nonce,
-and only answers that contain it count.
+Stores may hold what an earlier group with the same prefix left behind, so every rank brings a
+nonce, and only answers that contain it count.
 """
 
 from __future__ import annotations

@@ -41,11 +41,11 @@ class MismatchError(WaybillError):
     """Ranks disagree, or another rank refused its arguments. The group can be used at once."""
 
 
-class PeerTimeout(WaybillError, TimeoutError):  # noqa: N818 - the contract's name
+class PeerTimeout(WaybillError, TimeoutError):
     """A rank that lives did not come in time. The group needs a reset."""
 
 
-class PeerLost(WaybillError):  # noqa: N818 - the contract's name
+class PeerLost(WaybillError):
     """The process of a rank has ended. The group needs a reset."""
 
 

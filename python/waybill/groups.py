@@ -26,7 +26,7 @@ EXIT_SECONDS = 5.0
 STRICT_MODES = ("a2", "a3")
 
 tokens: dict[str, Tensor] = {}
-"""The tensor of each group that compiled programs order its calls by (bindings/torch/operators.h)."""
+"""The tensor of each group by which compiled programs order its calls, see operators.h."""
 
 
 @dataclass(frozen=True)
@@ -381,9 +381,7 @@ def _connect(
         kind = StateError if rank in decision["ranks"] and entry.get("problem") else MismatchError
         raise kind(decision["problem"], operator="connect", ranks=decision["ranks"])
     name = str(decision["name"])
-    _library.connect(
-        name, decision["id"], rank, world_size, options.timeout, options.threads, hook
-    )
+    _library.connect(name, decision["id"], rank, world_size, options.timeout, options.threads, hook)
     _remember(name, options, hook)
     return name
 

@@ -54,8 +54,8 @@ def npu_moe_distribute_dispatch_v2(
     Letters: E = ep_world_size, r = ep_rank_id, BS rows of x on this rank, H hidden size, K choices
     of a token, M = moe_expert_num, S = shared_expert_num (0 when SR is 0), SR =
     shared_expert_rank_num, R = SR/S, L = M/(E-SR), GBS = global_bs or BS*E, maxBS = GBS/E, TP =
-    tp_world_size. A, the most rows this rank can receive: GBS*min(L,K) on a MoE rank, maxBS*ceil(E/R)
-    on a shared rank, the larger of the two with elastic_info.
+    tp_world_size. A, the most rows this rank can receive: GBS*min(L,K) on a MoE rank,
+    maxBS*ceil(E/R) on a shared rank, the larger of the two with elastic_info.
 
     Args:
         x: (BS, H) bfloat16, float16 or float32; BS may be 0.

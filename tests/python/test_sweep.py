@@ -127,9 +127,9 @@ def repeat_case(rank: Rank, seed: int, times: int) -> set[str]:
 def plain_seed(num_ranks: int) -> int:
     """A small case without quantisation on that many ranks."""
     for seed in range(10_000):
-        if group_size(seed) == num_ranks:
-            if {"quant:none", "values:none"} <= random_case(seed).tags:
-                return seed
+        plain = {"quant:none", "values:none"}
+        if group_size(seed) == num_ranks and plain <= random_case(seed).tags:
+            return seed
     raise AssertionError("no such case")
 
 

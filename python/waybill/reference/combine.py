@@ -153,9 +153,11 @@ def npu_moe_distribute_combine(
 def check_reserved(*arguments: PerRank[Tensor] | int | None) -> None:
     """Refuse activation_scale, weight_scale, group_list and the two types unless at defaults."""
     for argument in arguments:
-        given = argument if isinstance(argument, Sequence) else [argument or None]
+        given = list(argument) if isinstance(argument, Sequence) else []
+        if given == [] and argument:
+            raise ValueError("out_dtype and group_list_type must be 0")
         if any(entry is not None for entry in given):
-            raise ValueError("activation_scale, weight_scale and group_list must be None, types 0")
+            raise ValueError("activation_scale, weight_scale and group_list must be None")
 
 
 def round_sums(sums: list[Tensor | None], expand_x: PerRank[Tensor]) -> list[Tensor | None]:

@@ -17,7 +17,7 @@ if(WAYBILL_SANITIZE)
     INTERFACE -fsanitize=${WAYBILL_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   target_link_options(waybill_options INTERFACE -fsanitize=${WAYBILL_SANITIZE})
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND WAYBILL_SANITIZE MATCHES "thread")
-    # Fences are replaced by read-modify-writes under TSan (engine/words.h); gcc warns about any.
+    # Fences are replaced by read-modify-writes under TSan (window/words.h); gcc warns about any.
     target_compile_options(waybill_options INTERFACE -Wno-tsan)
   endif()
 endif()

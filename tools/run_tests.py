@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -130,7 +131,10 @@ def installed() -> Counts:
     """The installed C++ package, used from outside the tree."""
     if not configure("release") or run(["cmake", "--build", "--preset", "release"])[0] != 0:
         return Counts(failed=1, notes=["release: does not build"])
-    return check("install", ["bash", "tests/install/run.sh"])
+    counts = check("install", ["bash", "tests/install/run.sh"])
+    if platform.machine() == "x86_64":
+        counts.add(check("simd symbols", [sys.executable, "tools/check_simd_symbols.py"]))
+    return counts
 
 
 def sanitized(preset: str) -> Callable[[], Counts]:

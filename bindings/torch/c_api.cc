@@ -46,8 +46,11 @@ GroupOptions options_of(double timeout, int threads, void (*on_phase)(int)) {
   return options;
 }
 
-Status connect(
-    const std::string& name, const char* id, int rank, int world_size, GroupOptions options) {
+Status connect(const std::string& name,
+               const char* id,
+               int rank,
+               int world_size,
+               const GroupOptions& options) {
   if (Status status = check_name("connect", name); !status.ok()) {
     return status;
   }
@@ -55,12 +58,12 @@ Status connect(
   if (!unique_id.ok()) {
     return unique_id.status();
   }
-  auto group = Group::connect(*unique_id, rank, world_size, std::move(options));
+  auto group = Group::connect(*unique_id, rank, world_size, options);
   return group.ok() ? add_group(name, std::move(*group)) : group.status();
 }
 
-Status connect_local(const char* const* names, int world_size, GroupOptions options) {
-  auto groups = Group::local(world_size, std::move(options));
+Status connect_local(const char* const* names, int world_size, const GroupOptions& options) {
+  auto groups = Group::local(world_size, options);
   if (!groups.ok()) {
     return groups.status();
   }

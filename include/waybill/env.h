@@ -15,13 +15,14 @@ enum class SimdLevel { kScalar = 0, kAvx2 = 1, kAvx512 = 2 };
 const char* name_of(SimdLevel level) noexcept;
 
 /// Every environment variable that the library reads, in one place. Nothing else calls getenv.
+/// (The Python package reads WAYBILL_STRICT itself.)
 struct Env {
-  /// WAYBILL_TIMEOUT: seconds (a decimal number > 0) an operator waits for a living rank. 300.
+  /// WAYBILL_TIMEOUT: seconds (a decimal number >= 0.001) an operator waits for a living rank. 300.
   std::chrono::milliseconds timeout{300'000};
   /// WAYBILL_THREADS: cores a rank may use inside one operator, >= 1. Absent: the cores this
   /// process may run on divided by the ranks on this host, at least 1.
   std::optional<int> threads;
-  /// WAYBILL_MAX_MEMORY: bytes (suffix K, M, G allowed) that windows and pools of this process may
+  /// WAYBILL_MAX_MEMORY: bytes (suffix K, M, G or T allowed) that windows and pools of this process may
   /// reserve together. Absent: only the machine's and the control group's limits count.
   std::optional<std::int64_t> max_memory_bytes;
   /// WAYBILL_WINDOW_BYTES: address space of each half and of the pool, a multiple of 2 MiB.

@@ -29,8 +29,9 @@ enum class StatusCode {
 /// "InvalidArgument", "Mismatch", ...
 const char* name_of(StatusCode code) noexcept;
 
-/// The fields of an error. `ranks` holds exactly the missing ranks for kTimeout and kPeerLost and
-/// the ranks that differ for kMismatch; it is empty otherwise.
+/// The fields of an error. `ranks` holds exactly the missing ranks for kTimeout and kPeerLost, the
+/// ranks that differ for kMismatch, and those that a call may not include for kInvalidState; it is
+/// empty where no other rank is concerned.
 struct ErrorInfo {
   StatusCode code = StatusCode::kInternal;
   std::string op;        ///< Operator, for instance "npu_moe_distribute_dispatch_v2".

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from .operators import Operator
 
@@ -116,6 +117,16 @@ def combine_v2(
     return expand_x.new_empty((expert_ids.shape[0], expand_x.shape[1]))
 
 
+def _check_all_fake(name: str, values: tuple[Any, ...]) -> None:
+    """One tensor on the meta device makes torch ask for shapes; the others may be real."""
+    for value in values:
+        real = isinstance(value, Tensor) and not isinstance(value, FakeTensor)
+        if real and value.device.type != "meta":
+            raise ValueError(
+                f"{name}: expected all tensors on the CPU, got some on it and some on meta"
+            )
+
+
 SHAPES: dict[str, Callable[..., Any]] = {
     "npu_moe_distribute_dispatch_v2": dispatch_v2,
     "npu_moe_distribute_combine_v2": combine_v2,
@@ -127,8 +138,12 @@ def register(operator: Operator) -> None:
     """Registers the fake kernel of an operator, and of its form with a token."""
     shapes = SHAPES[operator.name]
 
-    def ordered(token: Tensor, *arguments: Any, **options: Any) -> Any:
+    def plain(*arguments: Any, **options: Any) -> Any:
+        _check_all_fake(operator.name, (*arguments, *options.values()))
         return shapes(*arguments, **options)
 
-    torch.library.register_fake(f"waybill::{operator.name}")(shapes)
+    def ordered(token: Tensor, *arguments: Any, **options: Any) -> Any:
+        return plain(*arguments, **options)
+
+    torch.library.register_fake(f"waybill::{operator.name}")(plain)
     torch.library.register_fake(f"waybill::{operator.ordered_name}")(ordered)

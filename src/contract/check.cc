@@ -64,11 +64,13 @@ Status Checker::expect_mask(const std::optional<TensorView>& mask,
 Status Checker::expect_rows(std::string_view argument,
                             const TensorView& view,
                             std::string_view letters) const {
-  if (view.total_dims == 2 && view.shape[1] >= 1 && is_row_dtype(view.dtype)) {
+  constexpr std::int64_t kMaxHidden = (std::int64_t{1} << 31) - 1;  // sizes stay below 2^63
+  if (view.total_dims == 2 && view.shape[1] >= 1 && view.shape[1] <= kMaxHidden &&
+      is_row_dtype(view.dtype)) {
     return {};
   }
   return fail(argument,
-              std::string(letters) + " with H >= 1, bfloat16, float16 or float32",
+              std::string(letters) + " with 1 <= H < 2^31, bfloat16, float16 or float32",
               describe(view));
 }
 

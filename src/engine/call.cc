@@ -111,14 +111,25 @@ Result<std::byte*> Call::open_half(std::int64_t bytes) {
   }
   enter(Phase::kPublish);
   window::Region& region = session_.window().halves[half_];
-  if (Status status = region.commit(0, bytes); !status.ok()) {
-    ErrorInfo info = status.info();
-    info.op = contract::name_of(op_);
-    info.message =
-        info.op + ": " + info.message + " (rank " + std::to_string(session_.rank()) + ")";
-    return refuse(Status(std::move(info)));
+  Status status = region.commit(0, bytes);
+  if (status.code() == StatusCode::kOutOfMemory) {
+    session_.pool().trim();  // free ranges of the pool keep their pages until somebody needs them
+    status = region.commit(0, bytes);
+  }
+  if (!status.ok()) {
+    return refuse(in_context(std::move(status)));
   }
   return region.data();
+}
+
+Status Call::in_context(Status status) const {
+  if (status.ok()) {
+    return status;
+  }
+  ErrorInfo info = status.info();
+  info.op = contract::name_of(op_);
+  info.message = info.op + ": " + info.message + " (rank " + std::to_string(session_.rank()) + ")";
+  return Status(std::move(info));
 }
 
 void Call::signal() {
@@ -254,13 +265,11 @@ Status Call::to_status(WaitResult result, Phase phase) {
                   who + " did not come within " +
                       std::to_string(session_.options().timeout.count()) + " ms" + when,
                   std::move(result.ranks));
-    case WaitEnd::kLost:
-      return fail(StatusCode::kPeerLost,
-                  who +
-                      (result.ranks.size() == 1 ? " has ended its process"
-                                                : " have ended their processes") +
-                      when,
-                  std::move(result.ranks));
+    case WaitEnd::kLost: {
+      const char* text =
+          result.ranks.size() == 1 ? " has ended its process" : " have ended their processes";
+      return fail(StatusCode::kPeerLost, who + text + when, std::move(result.ranks));
+    }
     case WaitEnd::kMovedOn:
       return fail(StatusCode::kInvalidState,
                   "this rank was left behind: " + who + " went on after a reset without it" + when,
@@ -274,6 +283,7 @@ Status Call::to_status(WaitResult result, Phase phase) {
 }
 
 Status Call::fail(StatusCode code, std::string message, std::vector<int> ranks) {
+  failed_ = true;
   const std::string name = contract::name_of(op_);
   message = name + ": " + message;
   session_.reset_needed = message;

@@ -47,6 +47,11 @@ class Call {
   /// This rank alone failed after its signal: ends the reading and gives `why` back.
   Status abandon(const Status& why);
 
+  /// True after a timeout, a loss, an interrupt or a reset: the group needs a reset.
+  bool has_failed() const noexcept { return failed_; }
+  /// An error of the window or the pool with operator and rank added; success as it is.
+  Status in_context(Status status) const;
+
   const window::CallHeader& header_of(int rank) const noexcept {
     return session_.scratch().headers[static_cast<std::size_t>(rank)];
   }
@@ -69,6 +74,7 @@ class Call {
   std::size_t half_ = 0;
   bool begun_ = false;
   bool done_ = false;
+  bool failed_ = false;
   window::CallHeader header_;
 };
 

@@ -48,11 +48,13 @@ class Combine {
     if (status.ok()) {
       sum();
     }
-    WAYBILL_RETURN_IF_ERROR(status.ok() ? call_.finish() : call_.abandon(status));
     const std::int64_t sum_us = watch.microseconds();
-    if (in_place_) {
+    Status ended = status.ok() ? call_.finish() : call_.abandon(status);
+    // Also after an error of this rank alone: peers still read the rows that lie in the pool.
+    if (in_place_ && !call_.has_failed()) {
       WAYBILL_RETURN_IF_ERROR(wait_readers());
     }
+    WAYBILL_RETURN_IF_ERROR(std::move(ended));
     count(sum_us + publish_us_);
     return std::move(output_);
   }
@@ -255,10 +257,10 @@ class Combine {
     const std::int64_t bytes = shape_.bs * shape_.h * size_of(shape_.dtype);
     auto buffer = session_.pool().allocate(bytes);
     if (!buffer.ok()) {
-      return buffer.status();
+      return call_.in_context(buffer.status());
     }
     output_ = {std::move(*buffer), shape_.dtype, {shape_.bs, shape_.h}};
-    return session_.pool().commit(output_.buffer, bytes);
+    return call_.in_context(session_.pool().commit(output_.buffer, bytes));
   }
 
   void sum() {

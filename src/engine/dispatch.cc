@@ -172,10 +172,10 @@ class Dispatch {
     tensor.shape = shape;
     auto buffer = session_.pool().allocate(shape.product() * size_of(dtype));
     if (!buffer.ok()) {
-      return buffer.status();
+      return call_.in_context(buffer.status());
     }
     tensor.buffer = std::move(*buffer);
-    return session_.pool().commit(tensor.buffer, written_bytes);
+    return call_.in_context(session_.pool().commit(tensor.buffer, written_bytes));
   }
 
   Status allocate() {

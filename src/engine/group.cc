@@ -57,6 +57,14 @@ Result<Resolved> resolve(const GroupOptions& options, int ranks_on_host) {
   resolved.session.interrupted = options.interrupted;
   resolved.session.on_phase = options.on_phase;
   resolved.window_bytes = options.window_bytes > 0 ? options.window_bytes : env->window_bytes;
+  constexpr std::int64_t kWindowUnit = std::int64_t{2} << 20;
+  if (resolved.window_bytes % kWindowUnit != 0) {
+    return error(StatusCode::kInvalidArgument,
+                 "connect",
+                 "window_bytes",
+                 "connect: argument window_bytes: expected a multiple of 2 MiB, got " +
+                     std::to_string(resolved.window_bytes));
+  }
   window::MemoryBudget::process().set_limit(env->max_memory_bytes);
   return resolved;
 }

@@ -1,5 +1,6 @@
 #include "engine/session.h"
 
+#include <limits>
 #include <numeric>
 #include <utility>
 
@@ -125,13 +126,16 @@ Result<Tensor> Session::expert_buffer(std::int64_t rows, std::int64_t hidden, DT
                      std::to_string(rows) + ", " + std::to_string(hidden) + " and " +
                      name_of(dtype));
   }
-  const std::int64_t bytes = rows * hidden * size_of(dtype);
-  auto buffer = pool().allocate(bytes);
-  if (!buffer.ok()) {
-    return buffer.status();
-  }
-  if (Status status = pool().commit(*buffer, bytes); !status.ok()) {
-    return status;
+  std::int64_t bytes = 0;
+  const bool fits = !__builtin_mul_overflow(rows, hidden, &bytes) &&
+                    !__builtin_mul_overflow(bytes, size_of(dtype), &bytes);
+  auto buffer = pool().allocate(fits ? bytes : std::numeric_limits<std::int64_t>::max() / 2);
+  Status status = buffer.ok() ? pool().commit(*buffer, bytes) : buffer.status();
+  if (!status.ok()) {
+    ErrorInfo info = status.info();
+    info.op = kName;
+    info.message = info.op + ": " + info.message + " (rank " + std::to_string(rank_) + ")";
+    return Status(std::move(info));
   }
   return Tensor{std::move(*buffer), dtype, {rows, hidden}};
 }

@@ -142,6 +142,9 @@ class Meeting {
         }
         socket = std::move(*connection);
         if (socket) {
+          if (!peer_is_trusted(socket.get())) {
+            return mismatch("a process of another user", r);
+          }
           if (Status status = greet(socket.get()); !status.ok()) {
             return with_rank(std::move(status), r);
           }
@@ -199,9 +202,6 @@ class Meeting {
     Hello hello;
     std::array<Descriptor, kPassedFiles> files;
     const int socket = sockets_[static_cast<std::size_t>(rank)].get();
-    if (!peer_is_trusted(socket)) {
-      return mismatch("a process of another user", rank);
-    }
     if (Status status = read_hello(socket, hello, files); !status.ok()) {
       return with_rank(std::move(status), rank);
     }

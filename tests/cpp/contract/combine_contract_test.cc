@@ -41,7 +41,7 @@ INSTANTIATE_TEST_SUITE_P(NotYet,
                          ::testing::ValuesIn(layers_not_yet<CombineCall>()),
                          name_of_case);
 
-constexpr const char* kRows = "(n, H) with H >= 1, bfloat16, float16 or float32";
+constexpr const char* kRows = "(n, H) with 1 <= H < 2^31, bfloat16, float16 or float32";
 constexpr const char* kIds = "(BS, K) int32 with K >= 1";
 constexpr const char* kShared = "(BS, H) = (4, 16) or (a, b, H) with a*b = BS, bfloat16";
 constexpr const char* kCounts = "a vector of at least 8 int32 (E*L, ep_recv_counts)";

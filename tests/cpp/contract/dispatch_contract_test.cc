@@ -40,7 +40,7 @@ INSTANTIATE_TEST_SUITE_P(NotYet,
                          ::testing::ValuesIn(layers_not_yet<DispatchCall>()),
                          name_of_case);
 
-constexpr const char* kRows = "(BS, H) with H >= 1, bfloat16, float16 or float32";
+constexpr const char* kRows = "(BS, H) with 1 <= H < 2^31, bfloat16, float16 or float32";
 constexpr const char* kIds = "(BS, K) int32 with BS = 4 and K >= 1";
 constexpr const char* kNotYet = "a value that is supported (this one is not yet)";
 

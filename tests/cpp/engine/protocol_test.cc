@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <string>
@@ -267,6 +269,58 @@ TEST(Returns, ARowThatComesTwiceIsNamed) {
   ranks.expect_works();
 }
 
+TEST(Returns, ARankThatFailsAloneStillWaitsForTheReadersOfItsRows) {
+  // Rank 0 misses a row and fails; rank 1 reads rank 0's rows late. Rank 0 overwrites its buffer as
+  // soon as combine has returned: rank 1 must have read it by then.
+  GroupOptions options;
+  options.window_bytes = testing::kTestWindowBytes;
+  thread_local bool slow = false;
+  options.on_phase = [](Phase phase) {
+    if (slow && phase == Phase::kPull) {
+      std::this_thread::sleep_for(200ms);
+    }
+  };
+  auto groups = Group::local(2, options);
+  ASSERT_TRUE(groups.ok());
+  const LayerCase layer = plain_layer(2);
+  std::vector<Status> results(2);
+  std::vector<float> first(2);
+  std::vector<std::thread> threads;
+  for (int r = 0; r < 2; ++r) {
+    threads.emplace_back([&, r] {
+      Group& group = (*groups)[static_cast<std::size_t>(r)];
+      auto sent = dispatch(group, layer.dispatch_args(r));
+      ASSERT_TRUE(sent.ok());
+      auto* rows = sent->expand_x.data<float>();
+      std::fill_n(rows, sent->rows * layer.h, 1.0F);
+      CombineArgs args = layer.combine_args(r, sent->expand_x.view(), *sent);
+      std::vector<std::int32_t> counts(sent->ep_recv_counts.data<std::int32_t>(),
+                                       sent->ep_recv_counts.data<std::int32_t>() + 4);
+      counts[3] -= r == 1 ? 1 : 0;  // rank 1 returns a row of rank 0 or its own less
+      args.ep_send_counts = TensorView::contiguous(counts.data(), DType::kInt32, {4});
+      slow = true;
+      auto back = combine(group, args);
+      std::fill_n(rows, sent->rows * layer.h, 99.0F);
+      results[static_cast<std::size_t>(r)] = back.status();
+      if (back.ok()) {
+        first[static_cast<std::size_t>(r)] =
+            *std::max_element(back->data<float>(), back->data<float>() + back->shape.product());
+      }
+    });
+  }
+  for (std::thread& thread : threads) {
+    thread.join();
+  }
+  int failed = 0;
+  for (std::size_t r = 0; r < 2; ++r) {
+    failed += results[r].ok() ? 0 : 1;
+    if (results[r].ok()) {
+      EXPECT_EQ(first[r], 1.0F);
+    }
+  }
+  EXPECT_EQ(failed, 1);
+}
+
 TEST(Timeout, NamesTheRankAndAResetOfAllMakesTheGroupWhole) {
   Ranks ranks(3, 300ms);
   const LayerCase layer = plain_layer(3);
@@ -387,6 +441,9 @@ TEST(ExpertBuffer, ChecksItsArguments) {
   Ranks ranks(1);
   EXPECT_EQ(ranks[0].expert_buffer(-1, 4, DType::kFloat32).status().info().argument, "rows");
   EXPECT_EQ(ranks[0].expert_buffer(1, 0, DType::kFloat32).status().info().argument, "hidden");
+  const Status huge = ranks[0].expert_buffer(std::int64_t{1} << 62, 4, DType::kFloat32).status();
+  EXPECT_EQ(huge.code(), StatusCode::kOutOfMemory);
+  EXPECT_EQ(huge.info().op, "expert_buffer");
   EXPECT_EQ(ranks[0].expert_buffer(1, 1, DType::kInt8).status().info().argument, "dtype");
 }
 

@@ -147,6 +147,9 @@ TEST(Rendezvous, ChecksRankAndWorldSize) {
   EXPECT_EQ(text_of(Group::connect(id, 2, 2)), "InvalidArgument");
   EXPECT_EQ(text_of(Group::connect(id, -1, 2)), "InvalidArgument");
   EXPECT_EQ(text_of(Group::connect(id, 0, 0)), "InvalidArgument");
+  GroupOptions odd;
+  odd.window_bytes = 12345;
+  EXPECT_EQ(text_of(Group::connect(id, 0, 1, odd)), "InvalidArgument");
   EXPECT_FALSE(UniqueId::from_string("xyz").ok());
   EXPECT_EQ(UniqueId::from_string(id.to_string())->to_string(), id.to_string());
 }

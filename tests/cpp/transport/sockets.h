@@ -17,7 +17,7 @@ inline Patience patience_for(std::chrono::milliseconds limit) {
 inline Patience much_patience() { return patience_for(std::chrono::seconds(30)); }
 
 /// An address that nobody else has.
-inline std::string new_address() { return "waybill-test-" + UniqueId::create().to_string(); }
+inline std::string new_address() { return "test-of-waybill-" + UniqueId::create().to_string(); }
 
 /// Connects as soon as somebody listens; an empty descriptor when nobody does in time.
 inline Descriptor connect_to(const std::string& address) {

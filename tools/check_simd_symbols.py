@@ -1,0 +1,33 @@
+"""Checks that no inline function compiled for AVX can end up in the generic program.
+
+An inline function is emitted, weak, in every object that uses it, and the linker keeps one: if it
+kept one compiled for AVX-512, other code would run it on machines without.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+OBJECTS = Path("build", "release", "src", "CMakeFiles", "waybill.dir", "numerics")
+
+
+def weak_functions(path: Path) -> list[str]:
+    output = subprocess.run(
+        ["nm", "--defined-only", "-C", str(path)], capture_output=True, text=True, check=True
+    ).stdout
+    return [line for line in output.splitlines() if line.split()[1] in "WwVu"]
+
+
+def main() -> int:
+    objects = sorted(OBJECTS.glob("kernels_avx*.o"))
+    found = [f"{path.name}: {line}" for path in objects for line in weak_functions(path)]
+    for line in found:
+        print(line)
+    print(f"simd symbols: {len(objects)} objects, {len(found)} weak functions")
+    return 1 if found or len(objects) != 2 else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -29,6 +29,14 @@ std::string ordered_schema(const Operator& op) {
          op.results;
 }
 
+std::string plain_name(const Operator& op) { return std::string("_plain_") + op.name; }
+
+/// Without the optional argument that is written to.
+std::string plain_schema(const Operator& op) {
+  return plain_name(op) + "(" + op.positional + ", *, " + replaced(op.keyword, "(a!)", "") +
+         ") -> " + op.results;
+}
+
 constexpr const char* kExpertBuffer = "_expert_buffer";
 constexpr const char* kExpertBufferSchema =
     "_expert_buffer(str name, int rows, int hidden, ScalarType dtype) -> Tensor";
@@ -54,6 +62,7 @@ void define(torch::stable::detail::StableLibrary& library) {
   for (const Operator* op : kOperators) {
     library.def(public_schema(*op).c_str());
     library.def(ordered_schema(*op).c_str());
+    library.def(plain_schema(*op).c_str());
   }
   library.def(kExpertBufferSchema);
 }
@@ -63,6 +72,7 @@ void implement(torch::stable::detail::StableLibrary& library) {
   for (const Operator* op : kOperators) {
     library.impl(op->name, op->kernel);
     library.impl(ordered_name(*op).c_str(), op->ordered_kernel);
+    library.impl(plain_name(*op).c_str(), op->kernel);
   }
   library.impl(kExpertBuffer, expert_buffer);
 }

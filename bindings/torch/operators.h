@@ -13,10 +13,12 @@ using Kernel = void (*)(StableIValue* stack,
                         std::uint64_t num_results);
 
 /// One operator of the contract. Its schema is written here and nowhere else; each operator is
-/// registered twice:
+/// registered three times:
 ///
 ///   npu_x(...)                          the public one, as the schema says
 ///   _ordered_npu_x(Tensor(a!) token, ...)   for waybill.npu_x: every argument positional
+///   _plain_npu_x(...)                   the public one when performance_info is absent: compilers
+///                                       cannot take an optional argument that would be written
 ///
 /// The token is a tensor of the group that nothing reads. A compiler that sees it change keeps the
 /// number and the order of the calls of a group.

@@ -22,8 +22,8 @@ struct Env {
   /// WAYBILL_THREADS: cores a rank may use inside one operator, >= 1. Absent: the cores this
   /// process may run on divided by the ranks on this host, at least 1.
   std::optional<int> threads;
-  /// WAYBILL_MAX_MEMORY: bytes (suffix K, M, G or T allowed) that windows and pools of this process may
-  /// reserve together. Absent: only the machine's and the control group's limits count.
+  /// WAYBILL_MAX_MEMORY: bytes (suffix K, M, G or T allowed) that windows and pools of this process
+  /// may reserve together. Absent: only the machine's and the control group's limits count.
   std::optional<std::int64_t> max_memory_bytes;
   /// WAYBILL_WINDOW_BYTES: address space of each half and of the pool, a multiple of 2 MiB.
   /// 64 GiB: address space only, memory is reserved as it is needed.

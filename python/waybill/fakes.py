@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from . import _library
 from .operators import Operator
 
 INT8_ROWS = (1, 2)  # quant modes whose rows are int8 by default
@@ -117,14 +118,23 @@ def combine_v2(
     return expand_x.new_empty((expert_ids.shape[0], expand_x.shape[1]))
 
 
-def _check_all_fake(name: str, values: tuple[Any, ...]) -> None:
-    """One tensor on the meta device makes torch ask for shapes; the others may be real."""
-    for value in values:
-        real = isinstance(value, Tensor) and not isinstance(value, FakeTensor)
-        if real and value.device.type != "meta":
-            raise ValueError(
-                f"{name}: expected all tensors on the CPU, got some on it and some on meta"
-            )
+def _check_devices(operator: Operator, named: dict[str, Any]) -> None:
+    """One tensor on the meta device makes torch ask for shapes, though the others are real.
+
+    That is a bad call like any other, so the other ranks hear of it.
+    """
+    tensors = {
+        name: value
+        for name, value in named.items()
+        if isinstance(value, Tensor) and not isinstance(value, FakeTensor)
+    }
+    on_meta = [name for name, value in tensors.items() if value.device.type == "meta"]
+    if not on_meta or len(on_meta) == len(tensors):
+        return
+    _library.refuse(
+        named["group_ep"], operator.name, on_meta[0], "a tensor on the CPU", "one on meta"
+    )
+    raise ValueError(str(_library.last_error()))
 
 
 SHAPES: dict[str, Callable[..., Any]] = {
@@ -138,12 +148,15 @@ def register(operator: Operator) -> None:
     """Registers the fake kernel of an operator, and of its form with a token."""
     shapes = SHAPES[operator.name]
 
+    names = [argument.name for argument in operator.overload._schema.arguments]
+
     def plain(*arguments: Any, **options: Any) -> Any:
-        _check_all_fake(operator.name, (*arguments, *options.values()))
+        _check_devices(operator, {**dict(zip(names, arguments, strict=False)), **options})
         return shapes(*arguments, **options)
 
     def ordered(token: Tensor, *arguments: Any, **options: Any) -> Any:
         return plain(*arguments, **options)
 
-    torch.library.register_fake(f"waybill::{operator.name}")(plain)
+    for name in (operator.name, operator.plain_name):
+        torch.library.register_fake(f"waybill::{name}")(plain)
     torch.library.register_fake(f"waybill::{operator.ordered_name}")(ordered)

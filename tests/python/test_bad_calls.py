@@ -198,7 +198,7 @@ def bad_dispatches() -> dict[str, Bad]:
         "x-int8": bad("x", x.to(torch.int8), "int8"),
         "x-1d": bad("x", x.flatten(), "(BS, H)", "(32,)"),
         "x-3d": bad("x", x[None], "(1, 4, 8)"),
-        "x-h-0": bad("x", x[:, :0], "H >= 1", "(4, 0)"),
+        "x-h-0": bad("x", x[:, :0], "1 <= H", "(4, 0)"),
         "x-list": bad("x", [1.0], "a Tensor", "list"),
         "ids-rows": bad("expert_ids", ids[:3], "BS = 4", "(3, 2)"),
         "ids-past-range": bad(
@@ -237,7 +237,7 @@ def bad_combines() -> dict[str, Bad]:
         "rows-int8": bad("expand_x", rows.to(torch.int8), "int8"),
         "rows-1d": bad("expand_x", rows.flatten(), "(n, H)"),
         "rows-3d": bad("expand_x", rows[None], "(1, 16, 8)"),
-        "rows-h-0": bad("expand_x", rows[:, :0], "H >= 1", "(16, 0)"),
+        "rows-h-0": bad("expand_x", rows[:, :0], "1 <= H", "(16, 0)"),
         "triples-dtype": bad("assist_info_for_combine", triples.long(), "int32", "int64"),
         "triples-2d": bad("assist_info_for_combine", triples[None], "vector"),
         "triples-short": bad("assist_info_for_combine", triples[:20], "at least 30", "(20,)"),

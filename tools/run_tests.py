@@ -9,6 +9,7 @@ is a failure.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import platform
 import re
@@ -103,7 +104,13 @@ def lint() -> Counts:
 
 
 def configure(preset: str) -> bool:
-    code, _ = run(["cmake", "--preset", preset, "--log-level=WARNING"])
+    options = ["--log-level=WARNING"]
+    torch = importlib.util.find_spec("torch")
+    if preset in ("release", "clang") and torch and torch.submodule_search_locations:
+        # The operators, too, are free of warnings.
+        folder = torch.submodule_search_locations[0]
+        options += ["-DWAYBILL_BUILD_TORCH=ON", f"-DWAYBILL_TORCH_DIR={folder}"]
+    code, _ = run(["cmake", "--preset", preset, *options])
     return code == 0
 
 

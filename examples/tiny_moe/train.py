@@ -1,6 +1,6 @@
 """Trains the model on the standard library and writes weights.safetensors.
 
-    python examples/tiny_moe/train.py --minutes 30
+    python examples/tiny_moe/train.py --minutes 15
 
 The length is given in minutes, and the schedule follows the clock, so that training fits into the
 time at hand on any machine. Two runs therefore do not give the same weights.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import time
 from pathlib import Path
 
@@ -101,12 +102,12 @@ def balance(model: TinyMoE, exchange: TrainingExchange, rate: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--minutes", type=float, default=30, help="how long to train")
+    parser.add_argument("--minutes", type=float, default=15, help="how long to train")
     parser.add_argument("--steps", type=int, help="train this many steps instead")
     parser.add_argument("--batch", type=int, default=16, help="texts of 256 bytes in a step")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--optimizer", choices=("muon", "adamw"), default="muon")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--eval-every", type=int, default=250, metavar="STEPS")
     parser.add_argument("--output", type=Path, default=WEIGHTS)

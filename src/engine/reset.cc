@@ -27,8 +27,7 @@ constexpr std::uint64_t pack(std::uint32_t high, std::uint32_t low) noexcept {
 /// One rank's part in the agreement on who is there (docs/protocol.md, "Reset").
 class Reset {
  public:
-  explicit Reset(Session& session)
-      : session_(session), own_(session.page()), begin_(Clock::now()) {}
+  explicit Reset(Session& session) : session_(session), own_(session.page()) {}
 
   Result<std::vector<int>> run() {
     session_.enter(Phase::kReset, contract::Operator::kNone);
@@ -294,7 +293,6 @@ class Reset {
 
   Session& session_;
   ControlPage& own_;
-  const Clock::time_point begin_;
   Clock::time_point gather_end_;
   Clock::time_point accept_end_;
   std::uint32_t attempt_ = 0;

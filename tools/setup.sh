@@ -6,6 +6,9 @@ venv=$1
 python=${PYTHON:-python3}
 torch=${TORCH:-torch==2.13.0}
 
+headers='import os, sys, sysconfig
+sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))'
+
 may_install() {
   command -v apt-get >/dev/null && { [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }
 }
@@ -20,6 +23,8 @@ missing_packages() {
   command -v g++ >/dev/null || echo g++
   command -v "$python" >/dev/null || echo python3
   "$python" -c 'import ensurepip' 2>/dev/null || echo python3-venv
+  # torch's compiler builds C++ against Python's headers.
+  "$python" -c "$headers" 2>/dev/null || echo python3-dev
   for pair in libgtest-dev:/usr/include/gtest/gtest.h librapidcheck-dev:/usr/include/rapidcheck.h \
     clang-14:/usr/bin/clang++-14 clang-format-19:/usr/bin/clang-format-19 \
     clang-tidy-19:/usr/bin/clang-tidy-19; do

@@ -33,7 +33,7 @@ def info(arguments: argparse.Namespace) -> int:
     table.add_row("transports", "shm (processes of one host), local (threads)")
     table.add_row("cores of this process", str(len(os.sched_getaffinity(0))))
     for key, value in machine.items():
-        table.add_row(key.replace("_", " "), "-" if value is None else str(value))
+        table.add_row(key.replace("_", " "), str(value or "-"))
     Console().print(table)
     return 0
 

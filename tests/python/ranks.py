@@ -34,6 +34,11 @@ import torch.distributed as dist
 import waybill
 from waybill import groups
 
+# What torch.ops and compiled programs raise for a bad argument: torch 2.15 calls operators past
+# pybind11, which made a ValueError of std::invalid_argument.
+TORCH = tuple(map(int, torch.__version__.split("+")[0].split(".")[:2]))
+BAD_ARGUMENT = ValueError if TORCH < (2, 15) else RuntimeError
+
 _numbers = itertools.count()
 Function = Callable[..., Any]
 

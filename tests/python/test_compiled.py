@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import waybill
-from ranks import Rank, RankPool
+from ranks import BAD_ARGUMENT, Rank, RankPool
 
 PoolOf = Callable[..., RankPool]
 
@@ -255,7 +255,7 @@ def fail_compiled(rank: Rank) -> tuple[Exception | None, waybill.WaybillError | 
 
 def test_errors_of_compiled_programs(pool_of: PoolOf) -> None:
     for raised, last in pool_of(2).run(fail_compiled, timeout=TIMEOUT):
-        assert isinstance(raised, ValueError)
+        assert isinstance(raised, BAD_ARGUMENT)
         assert isinstance(last, waybill.ArgumentError)
         assert last.argument == "expert_ids"
         assert str(last) in str(raised)

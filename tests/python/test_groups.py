@@ -18,7 +18,7 @@ import torch.multiprocessing
 from torch import Tensor
 
 import waybill
-from ranks import Rank, RankPool
+from ranks import BAD_ARGUMENT, Rank, RankPool
 from test_mismatches import check_works
 
 PoolOf = Callable[..., RankPool]
@@ -443,7 +443,7 @@ def fail_in_torch(rank: Rank, changes: dict[str, Any]) -> tuple[Exception, Any]:
 def test_last_error(pool_of: PoolOf) -> None:
     pool = pool_of(2)
     first, second = pool.run(fail_in_torch, per_rank=[({"global_bs": 3},), ({},)])
-    assert type(first[0]) is ValueError
+    assert type(first[0]) is BAD_ARGUMENT
     assert isinstance(first[1], waybill.ArgumentError) and first[1].argument == "global_bs"
     assert type(second[0]) is RuntimeError
     assert isinstance(second[1], waybill.MismatchError) and second[1].ranks == [0]

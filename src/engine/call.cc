@@ -117,19 +117,9 @@ Result<std::byte*> Call::open_half(std::int64_t bytes) {
     status = region.commit(0, bytes);
   }
   if (!status.ok()) {
-    return refuse(in_context(std::move(status)));
+    return refuse(session_.in_context(contract::name_of(op_), std::move(status)));
   }
   return region.data();
-}
-
-Status Call::in_context(Status status) const {
-  if (status.ok()) {
-    return status;
-  }
-  ErrorInfo info = status.info();
-  info.op = contract::name_of(op_);
-  info.message = info.op + ": " + info.message + " (rank " + std::to_string(session_.rank()) + ")";
-  return Status(std::move(info));
 }
 
 void Call::signal() {

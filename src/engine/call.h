@@ -3,7 +3,9 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "contract/operators.h"
@@ -49,14 +51,23 @@ class Call {
 
   /// True after a timeout, a loss, an interrupt or a reset: the group needs a reset.
   bool has_failed() const noexcept { return failed_; }
-  /// An error of the window or the pool with operator and rank added; success as it is.
-  Status in_context(Status status) const;
 
   const window::CallHeader& header_of(int rank) const noexcept {
     return session_.scratch().headers[static_cast<std::size_t>(rank)];
   }
   /// Start of the half of this call at `rank`.
   const std::byte* half_of(int rank) const noexcept { return session_.peer(rank).halves[half_]; }
+  /// Session::make_tensor for an output of this call.
+  Status make_output(Tensor& output,
+                     DType dtype,
+                     const Dims& shape,
+                     std::optional<std::int64_t> written_bytes = std::nullopt) {
+    auto made = session_.make_tensor(contract::name_of(op_), dtype, shape, written_bytes);
+    if (made.ok()) {
+      output = std::move(*made);
+    }
+    return made.status();
+  }
   contract::Checker checker() const noexcept { return {op_, session_.facts()}; }
   void enter(Phase phase) { session_.enter(phase, op_); }
 

@@ -24,8 +24,6 @@ using window::CallHeader;
 using window::CombineLayout;
 using window::ReturnEntry;
 
-constexpr std::int64_t kLeastBytesPerCore = 64 << 10;
-
 /// One call of combine.
 class Combine {
  public:
@@ -43,7 +41,7 @@ class Combine {
     const Stopwatch watch;
     Status status = locate();
     if (status.ok()) {
-      status = allocate();
+      status = call_.make_output(output_, shape_.dtype, {shape_.bs, shape_.h});
     }
     if (status.ok()) {
       sum();
@@ -70,9 +68,7 @@ class Combine {
   std::int64_t scales_bytes() const noexcept {
     return shape_.quantised ? numerics::num_comm_groups(shape_.h) * size_of(shape_.dtype) : 0;
   }
-  std::int64_t least_tokens() const noexcept {
-    return std::max<std::int64_t>(kLeastBytesPerCore / (row_bytes() * shape_.slots()), 1);
-  }
+  std::int64_t least_tokens() const noexcept { return least_items(row_bytes() * shape_.slots()); }
 
   CombineLayout layout_of(const CallHeader& header) const noexcept {
     return CombineLayout::of({.num_ranks = num_ranks(),
@@ -142,11 +138,8 @@ class Combine {
     std::byte* rows = half + layout.rows.offset;
     std::byte* scales = half + layout.scales.offset;
     session_.workers().run(
-        shape_.rows,
-        std::max<std::int64_t>(kLeastBytesPerCore / row_bytes(), 1),
-        [&](std::int64_t begin, std::int64_t end) {
-          std::vector<std::byte> gathered(
-              source.packed() ? 0 : static_cast<std::size_t>(source.row_bytes()));
+        shape_.rows, least_items(row_bytes()), [&](std::int64_t begin, std::int64_t end) {
+          std::vector<std::byte> gathered(source.scratch_bytes());
           for (std::int64_t i = begin; i < end; ++i) {
             const std::byte* row = source.get(i, gathered.data());
             if (shape_.quantised) {
@@ -251,16 +244,6 @@ class Combine {
       }
     }
     return {};
-  }
-
-  Status allocate() {
-    const std::int64_t bytes = shape_.bs * shape_.h * size_of(shape_.dtype);
-    auto buffer = session_.pool().allocate(bytes);
-    if (!buffer.ok()) {
-      return call_.in_context(buffer.status());
-    }
-    output_ = {std::move(*buffer), shape_.dtype, {shape_.bs, shape_.h}};
-    return call_.in_context(session_.pool().commit(output_.buffer, bytes));
   }
 
   void sum() {

@@ -167,44 +167,33 @@ class Dispatch {
     return {};
   }
 
-  Status make(Tensor& tensor, DType dtype, const Dims& shape, std::int64_t written_bytes) {
-    tensor.dtype = dtype;
-    tensor.shape = shape;
-    auto buffer = session_.pool().allocate(shape.product() * size_of(dtype));
-    if (!buffer.ok()) {
-      return call_.in_context(buffer.status());
-    }
-    tensor.buffer = std::move(*buffer);
-    return call_.in_context(session_.pool().commit(tensor.buffer, written_bytes));
-  }
-
   Status allocate() {
     const contract::DispatchOutputs shapes = contract::output_shapes(shape_, args_.tp_world_size);
     const std::int64_t rows = result_.rows;
     const std::int64_t counts = shapes.ep_recv_counts.product();
     const std::int64_t weights = shape_.weighted ? rows : shapes.expand_scales.product();
-    WAYBILL_RETURN_IF_ERROR(
-        make(result_.expand_x, shapes.expand_x_dtype, shapes.expand_x, rows * shape_.row_bytes()));
-    WAYBILL_RETURN_IF_ERROR(make(result_.dynamic_scales,
-                                 DType::kFloat32,
-                                 shapes.dynamic_scales,
-                                 shape_.quantised ? 4 * rows : 0));
-    WAYBILL_RETURN_IF_ERROR(make(result_.assist_info_for_combine,
-                                 DType::kInt32,
-                                 shapes.assist_info_for_combine,
-                                 4 * kTripleInts * rows));
-    WAYBILL_RETURN_IF_ERROR(make(result_.expert_token_nums,
-                                 DType::kInt64,
-                                 shapes.expert_token_nums,
-                                 8 * shapes.expert_token_nums.product()));
-    WAYBILL_RETURN_IF_ERROR(
-        make(result_.ep_recv_counts, DType::kInt32, shapes.ep_recv_counts, 4 * counts));
-    WAYBILL_RETURN_IF_ERROR(make(result_.tp_recv_counts,
-                                 DType::kInt32,
-                                 shapes.tp_recv_counts,
-                                 4 * shapes.tp_recv_counts.product()));
-    WAYBILL_RETURN_IF_ERROR(
-        make(result_.expand_scales, DType::kFloat32, shapes.expand_scales, 4 * weights));
+    WAYBILL_RETURN_IF_ERROR(call_.make_output(
+        result_.expand_x, shapes.expand_x_dtype, shapes.expand_x, rows * shape_.row_bytes()));
+    WAYBILL_RETURN_IF_ERROR(call_.make_output(result_.dynamic_scales,
+                                              DType::kFloat32,
+                                              shapes.dynamic_scales,
+                                              shape_.quantised ? 4 * rows : 0));
+    WAYBILL_RETURN_IF_ERROR(call_.make_output(result_.assist_info_for_combine,
+                                              DType::kInt32,
+                                              shapes.assist_info_for_combine,
+                                              4 * kTripleInts * rows));
+    WAYBILL_RETURN_IF_ERROR(call_.make_output(result_.expert_token_nums,
+                                              DType::kInt64,
+                                              shapes.expert_token_nums,
+                                              8 * shapes.expert_token_nums.product()));
+    WAYBILL_RETURN_IF_ERROR(call_.make_output(
+        result_.ep_recv_counts, DType::kInt32, shapes.ep_recv_counts, 4 * counts));
+    WAYBILL_RETURN_IF_ERROR(call_.make_output(result_.tp_recv_counts,
+                                              DType::kInt32,
+                                              shapes.tp_recv_counts,
+                                              4 * shapes.tp_recv_counts.product()));
+    WAYBILL_RETURN_IF_ERROR(call_.make_output(
+        result_.expand_scales, DType::kFloat32, shapes.expand_scales, 4 * weights));
     fill_counts(counts);
     std::fill_n(result_.tp_recv_counts.data<std::int32_t>(), shapes.tp_recv_counts.product(), 0);
     if (!shape_.weighted) {
@@ -236,7 +225,7 @@ class Dispatch {
     const auto kind = streaming ? numerics::StoreKind::kStreaming : numerics::StoreKind::kOrdinary;
     std::atomic<int> bad_source{-1};
     session_.workers().run(
-        result_.rows, least_rows(shape_.row_bytes()), [&](std::int64_t begin, std::int64_t end) {
+        result_.rows, least_items(shape_.row_bytes()), [&](std::int64_t begin, std::int64_t end) {
           const int bad = pull_rows(begin, end, kind);
           if (bad >= 0) {
             bad_source = bad;

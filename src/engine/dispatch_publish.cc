@@ -92,7 +92,7 @@ class DispatchPublisher {
     const std::int64_t row_bytes = shape_.row_bytes();
     if (!shape_.quantised && args_.x.is_contiguous() && pairs_.all()) {
       session_.workers().run(
-          shape_.bs, least_rows(row_bytes), [&](std::int64_t begin, std::int64_t end) {
+          shape_.bs, least_items(row_bytes), [&](std::int64_t begin, std::int64_t end) {
             std::memcpy(rows + begin * row_bytes,
                         static_cast<const std::byte*>(args_.x.data) + begin * row_bytes,
                         static_cast<std::size_t>((end - begin) * row_bytes));
@@ -100,8 +100,8 @@ class DispatchPublisher {
       return;
     }
     session_.workers().run(
-        shape_.bs, least_rows(row_bytes), [&](std::int64_t begin, std::int64_t end) {
-          std::vector<std::byte> gathered(row_scratch(source));
+        shape_.bs, least_items(row_bytes), [&](std::int64_t begin, std::int64_t end) {
+          std::vector<std::byte> gathered(source.scratch_bytes());
           for (std::int64_t t = begin; t < end; ++t) {
             if (!pairs_.token(t)) {
               continue;
@@ -130,10 +130,10 @@ class DispatchPublisher {
     const std::int64_t num_active = session_.scratch().counts.num_active;
     session_.workers().run(
         header_.num_rows,
-        least_rows(shape_.row_bytes()),
+        least_items(shape_.row_bytes()),
         [&](std::int64_t begin, std::int64_t end) {
-          std::vector<std::byte> gathered(row_scratch(source));
-          std::vector<std::byte> gathered_scales(row_scratch(smooth));
+          std::vector<std::byte> gathered(source.scratch_bytes());
+          std::vector<std::byte> gathered_scales(smooth.scratch_bytes());
           for (std::int64_t i = begin; i < end; ++i) {
             std::int64_t token = 0;
             std::int64_t scale_row = 0;
@@ -155,10 +155,6 @@ class DispatchPublisher {
                 at<float>(half_, layout_.row_scales) + i);
           }
         });
-  }
-
-  static std::size_t row_scratch(const RowSource& source) {
-    return source.packed() ? 0 : static_cast<std::size_t>(source.row_bytes());
   }
 
   Session& session_;

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -25,12 +24,6 @@ template <typename T, typename Byte>
 auto at(Byte* half, const window::Section& section) {
   using Element = std::conditional_t<std::is_const_v<Byte>, const T, T>;
   return reinterpret_cast<Element*>(half + section.offset);
-}
-
-/// Rows that make a part worth a core of its own.
-inline std::int64_t least_rows(std::int64_t row_bytes) {
-  constexpr std::int64_t kLeastBytesPerCore = 64 << 10;
-  return std::max<std::int64_t>(kLeastBytesPerCore / std::max<std::int64_t>(row_bytes, 1), 1);
 }
 
 /// Writes routing and rows of this rank into its half, which is free and large enough. The

@@ -19,10 +19,12 @@ class RowSource {
   }
 
   std::int64_t row_bytes() const noexcept { return h_ * element_; }
-  /// True when every row is contiguous: then get() never copies.
-  bool packed() const noexcept { return packed_; }
+  /// What get() needs: nothing when every row is contiguous, since then it never copies.
+  std::size_t scratch_bytes() const noexcept {
+    return packed_ ? 0 : static_cast<std::size_t>(row_bytes());
+  }
 
-  /// Row t, contiguous; gathered into `scratch` (row_bytes() long) where it is not.
+  /// Row t, contiguous; gathered into `scratch` (scratch_bytes() long) where it is not.
   const std::byte* get(std::int64_t t, std::byte* scratch) const noexcept {
     const std::byte* row = static_cast<const std::byte*>(view_.data) + offset(t) * element_;
     if (packed_) {

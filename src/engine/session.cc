@@ -109,6 +109,34 @@ void Session::post(window::Word& word, window::Stamp value) {
   }
 }
 
+Status Session::in_context(const char* op, Status status) const {
+  if (status.ok()) {
+    return status;
+  }
+  ErrorInfo info = status.info();
+  info.op = op;
+  info.message = info.op + ": " + info.message + " (rank " + std::to_string(rank_) + ")";
+  return Status(std::move(info));
+}
+
+Result<Tensor> Session::make_tensor(const char* op,
+                                    DType dtype,
+                                    const Dims& shape,
+                                    std::optional<std::int64_t> written_bytes) {
+  std::int64_t bytes = size_of(dtype);
+  bool fits = true;
+  for (int i = 0; i < shape.rank(); ++i) {
+    fits = fits && !__builtin_mul_overflow(bytes, shape[i], &bytes);
+  }
+  auto buffer = pool().allocate(fits ? bytes : std::numeric_limits<std::int64_t>::max() / 2);
+  Status status =
+      buffer.ok() ? pool().commit(*buffer, written_bytes.value_or(bytes)) : buffer.status();
+  if (!status.ok()) {
+    return in_context(op, std::move(status));
+  }
+  return Tensor{std::move(*buffer), dtype, shape};
+}
+
 Result<Tensor> Session::expert_buffer(std::int64_t rows, std::int64_t hidden, DType dtype) {
   constexpr const char* kName = "expert_buffer";
   if (Status status = check_open(kName); !status.ok()) {
@@ -126,18 +154,7 @@ Result<Tensor> Session::expert_buffer(std::int64_t rows, std::int64_t hidden, DT
                      std::to_string(rows) + ", " + std::to_string(hidden) + " and " +
                      name_of(dtype));
   }
-  std::int64_t bytes = 0;
-  const bool fits = !__builtin_mul_overflow(rows, hidden, &bytes) &&
-                    !__builtin_mul_overflow(bytes, size_of(dtype), &bytes);
-  auto buffer = pool().allocate(fits ? bytes : std::numeric_limits<std::int64_t>::max() / 2);
-  Status status = buffer.ok() ? pool().commit(*buffer, bytes) : buffer.status();
-  if (!status.ok()) {
-    ErrorInfo info = status.info();
-    info.op = kName;
-    info.message = info.op + ": " + info.message + " (rank " + std::to_string(rank_) + ")";
-    return Status(std::move(info));
-  }
-  return Tensor{std::move(*buffer), dtype, {rows, hidden}};
+  return make_tensor(kName, dtype, {rows, hidden});
 }
 
 void Session::close(std::chrono::milliseconds timeout) {

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -73,6 +74,14 @@ class Session {
   /// Every rank of the group, in order.
   const std::vector<int>& everyone() const noexcept { return everyone_; }
 
+  /// A tensor of the pool with its first `written_bytes` reserved, by default all of it. Errors
+  /// carry `op` and the rank.
+  Result<Tensor> make_tensor(const char* op,
+                             DType dtype,
+                             const Dims& shape,
+                             std::optional<std::int64_t> written_bytes = std::nullopt);
+  /// An error of the window or the pool with operator and rank added; success as it is.
+  Status in_context(const char* op, Status status) const;
   Result<Tensor> expert_buffer(std::int64_t rows, std::int64_t hidden, DType dtype);
   Result<std::vector<int>> reset();
   void close(std::chrono::milliseconds timeout);

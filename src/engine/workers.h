@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
@@ -22,6 +23,12 @@ class LoopBody {
   void* body_;
   void (*call_)(void*, std::int64_t, std::int64_t);
 };
+
+/// Items of so many bytes that make a part worth a core of its own.
+constexpr std::int64_t least_items(std::int64_t bytes_per_item) noexcept {
+  constexpr std::int64_t kLeastBytesPerCore = 64 << 10;
+  return std::max<std::int64_t>(kLeastBytesPerCore / std::max<std::int64_t>(bytes_per_item, 1), 1);
+}
 
 /// The cores of one rank: runs a loop over items in equal parts on the calling thread and on
 /// threads that sleep between calls. Which thread does which part never changes a result.

@@ -31,6 +31,8 @@ class Arguments {
     return torch::stable::detail::to<std::optional<std::int64_t>>(*next_++);
   }
 
+  double real() { return torch::stable::detail::to<double>(*next_++); }
+
   /// torch's own conversion to std::string leaks it.
   std::string text() {
     const auto handle = torch::stable::detail::to<StringHandle>(*next_++);
@@ -54,9 +56,8 @@ class Arguments {
 class Results {
  public:
   explicit Results(StableIValue* stack) noexcept : next_(stack) {}
-  void add(Tensor tensor) {
-    *next_++ = torch::stable::detail::from(to_torch(std::move(tensor)).release());
-  }
+  void add(Tensor tensor) { add(to_torch(std::move(tensor))); }
+  void add(TorchTensor tensor) { *next_++ = torch::stable::detail::from(tensor.release()); }
 
  private:
   StableIValue* next_;

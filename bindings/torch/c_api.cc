@@ -36,10 +36,11 @@ std::chrono::milliseconds to_milliseconds(double seconds) {
   return std::chrono::milliseconds(static_cast<std::int64_t>(seconds * 1000));
 }
 
-GroupOptions options_of(double timeout, int threads, void (*on_phase)(int)) {
+GroupOptions options_of(double timeout, int threads, int strict, void (*on_phase)(int)) {
   GroupOptions options = group_options();
   options.timeout = to_milliseconds(timeout);
   options.threads = threads;
+  options.strict = static_cast<Strict>(strict);
   if (on_phase != nullptr) {
     options.on_phase = [on_phase](Phase phase) { on_phase(static_cast<int>(phase)); };
   }
@@ -107,9 +108,11 @@ std::string to_json(const GroupStats& stats) {
 }
 
 contract::Operator operator_named(std::string_view name) {
-  for (auto op : {contract::Operator::kDispatchV2, contract::Operator::kCombineV2}) {
-    if (name == contract::name_of(op)) {
-      return op;
+  for (auto op = static_cast<std::uint32_t>(contract::Operator::kDispatchV2);
+       op <= static_cast<std::uint32_t>(contract::Operator::kBarrier);
+       ++op) {
+    if (name == contract::name_of(static_cast<contract::Operator>(op))) {
+      return static_cast<contract::Operator>(op);
     }
   }
   return contract::Operator::kNone;
@@ -130,24 +133,33 @@ WAYBILL_C_API const char* waybill_new_id() {
   return waybill::binding::keep(waybill::UniqueId::create().to_string());
 }
 
-/// Collective, blocks. timeout (seconds) and threads: 0 for the default. on_phase may be null; it
-/// is called with waybill::Phase on the thread of the call.
+/// Collective, blocks. timeout (seconds), threads and strict (waybill::Strict): 0 for the default.
+/// on_phase may be null; it is called with waybill::Phase on the thread of the call.
 WAYBILL_C_API int waybill_connect(const char* name,
                                   const char* id,
                                   int rank,
                                   int world_size,
                                   double timeout,
                                   int threads,
+                                  int strict,
                                   void (*on_phase)(int)) {
-  return done(waybill::binding::connect(
-      name, id, rank, world_size, waybill::binding::options_of(timeout, threads, on_phase)));
+  return done(
+      waybill::binding::connect(name,
+                                id,
+                                rank,
+                                world_size,
+                                waybill::binding::options_of(timeout, threads, strict, on_phase)));
 }
 
 /// Ranks as threads of this process: names[r] becomes rank r.
-WAYBILL_C_API int waybill_connect_local(
-    const char* const* names, int world_size, double timeout, int threads, void (*on_phase)(int)) {
+WAYBILL_C_API int waybill_connect_local(const char* const* names,
+                                        int world_size,
+                                        double timeout,
+                                        int threads,
+                                        int strict,
+                                        void (*on_phase)(int)) {
   return done(waybill::binding::connect_local(
-      names, world_size, waybill::binding::options_of(timeout, threads, on_phase)));
+      names, world_size, waybill::binding::options_of(timeout, threads, strict, on_phase)));
 }
 
 /// timeout in seconds; negative: the group's own.

@@ -1,47 +1,73 @@
 #pragma once
 
 #include <cstdint>
-#include <exception>
-#include <new>
-#include <stdexcept>
+#include <memory>
 
-#include "arguments.h"
 #include "contract/operators.h"
 #include "errors.h"
 #include "groups.h"
-#include "inputs.h"
+#include "operator_inputs.h"
 
 namespace waybill::binding {
 
-/// What every operator on a group does: reads its arguments into a Values, finds the group, turns
-/// them into the library's Args, calls, and writes the results.
-///
-/// Values has: Values(Arguments&) reading in the order of the schema; `group_ep`; Args
-/// args(Inputs&) borrowing from it; static Result<...> call(Group&, const Args&); static void
-/// put(Results&, ...).
-template <typename Values, contract::Operator kOperator, bool kHasToken>
-void call_operator(StableIValue* stack, std::uint64_t /*arguments*/, std::uint64_t /*results*/) {
-  Arguments arguments(stack);
-  if constexpr (kHasToken) {
-    const TorchTensor token = arguments.tensor();
+/// The TP group of a call that has one; it lives as long as what is returned.
+template <typename Args>
+std::shared_ptr<NamedGroup> bind_tp_group(OperatorInputs& inputs, Args& args) {
+  if constexpr (requires { args.tp_group; }) {
+    if (args.tp_world_size == 2) {
+      auto tp = find_group("group_tp", inputs.tp_group_name());
+      if (!tp.ok() || inputs.tp_group_name() == inputs.group_name()) {
+        inputs.note("group_tp",
+                    "the name of a group other than group_ep, since tp_world_size is 2",
+                    "'" + std::string(inputs.tp_group_name()) + "'");
+        return nullptr;
+      }
+      args.tp_group = &(*tp)->group;
+      return *tp;
+    }
+    return nullptr;
+  } else if constexpr (requires { args.combine; }) {
+    return bind_tp_group(inputs, args.combine);
+  } else {
+    return nullptr;
   }
-  const Values values(arguments);
-  auto group = find_group(contract::name_of(kOperator), values.group_ep);
+}
+
+inline const Status& as_status(const Status& status) { return status; }
+template <typename T>
+Status as_status(const Result<T>& result) {
+  return result.status();
+}
+
+/// What every operator on a group does: reads its arguments, finds the group, calls the library,
+/// writes the results.
+///
+/// Face has: kOperator; static Args read(OperatorInputs&), in the order of the schema, which calls
+/// group() where the group's name stands; static Result<...> or Status call(Group&, const Args&);
+/// static void put(Results&, OperatorInputs&, ...).
+template <typename Face, bool kHasToken>
+void call_operator(StableIValue* stack, std::uint64_t /*arguments*/, std::uint64_t /*results*/) {
+  OperatorInputs inputs(stack);
+  if constexpr (kHasToken) {
+    inputs.skip_tensor();
+  }
+  auto args = Face::read(inputs);
+  const char* name = contract::name_of(Face::kOperator);
+  auto group = find_group(name, inputs.group_name());
   if (!group.ok()) {
     raise(group.status());
   }
-  Inputs inputs;
-  const auto args = values.args(inputs);
+  const std::shared_ptr<NamedGroup> tp = bind_tp_group(inputs, args);
   if (inputs.problem()) {
     const auto& [argument, expected, got] = *inputs.problem();
-    raise(refuse((*group)->group, kOperator, argument, expected, got));
+    raise(refuse((*group)->group, Face::kOperator, argument, expected, got));
   }
-  auto result = Values::call((*group)->group, args);
+  auto result = Face::call((*group)->group, args);
   if (!result.ok()) {
-    raise(result.status());
+    raise(as_status(result));
   }
   Results results(stack);
-  Values::put(results, std::move(*result));
+  Face::template put<kHasToken>(results, inputs, result);
 }
 
 }  // namespace waybill::binding

@@ -26,10 +26,14 @@ std::string ordered_schema(const Operator& op) {
   const std::string keyword =
       replaced(replaced(op.keyword, "(a!)", "(b!)"), "int global_bs", "SymInt global_bs");
   return ordered_name(op) + "(Tensor(a!) token, " + op.positional + ", " + keyword + ") -> " +
-         op.results;
+         (op.ordered_results != nullptr ? op.ordered_results : op.results);
 }
 
 std::string plain_name(const Operator& op) { return std::string("_plain_") + op.name; }
+
+bool writes(const Operator& op) {
+  return std::string(op.keyword).find("(a!)") != std::string::npos;
+}
 
 /// Without the optional argument that is written to.
 std::string plain_schema(const Operator& op) {
@@ -61,8 +65,12 @@ void expert_buffer(StableIValue* stack, std::uint64_t /*arguments*/, std::uint64
 void define(torch::stable::detail::StableLibrary& library) {
   for (const Operator* op : kOperators) {
     library.def(public_schema(*op).c_str());
-    library.def(ordered_schema(*op).c_str());
-    library.def(plain_schema(*op).c_str());
+    if (op->ordered_kernel != nullptr) {
+      library.def(ordered_schema(*op).c_str());
+    }
+    if (writes(*op)) {
+      library.def(plain_schema(*op).c_str());
+    }
   }
   library.def(kExpertBufferSchema);
 }
@@ -71,8 +79,12 @@ void define(torch::stable::detail::StableLibrary& library) {
 void implement(torch::stable::detail::StableLibrary& library) {
   for (const Operator* op : kOperators) {
     library.impl(op->name, op->kernel);
-    library.impl(ordered_name(*op).c_str(), op->ordered_kernel);
-    library.impl(plain_name(*op).c_str(), op->kernel);
+    if (op->ordered_kernel != nullptr) {
+      library.impl(ordered_name(*op).c_str(), op->ordered_kernel);
+    }
+    if (writes(*op)) {
+      library.impl(plain_name(*op).c_str(), op->kernel);
+    }
   }
   library.impl(kExpertBuffer, expert_buffer);
 }

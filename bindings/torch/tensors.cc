@@ -165,4 +165,33 @@ TorchTensor to_torch(Tensor tensor) {
   return TorchTensor(handle);
 }
 
+TorchTensor new_tensor(DType dtype, const Dims& shape, void*& data) {
+  std::array<std::int64_t, kMaxDims> sizes{};
+  std::array<std::int64_t, kMaxDims> strides{};
+  std::int64_t stride = 1;
+  for (int i = shape.rank() - 1; i >= 0; --i) {
+    sizes[static_cast<std::size_t>(i)] = shape[i];
+    strides[static_cast<std::size_t>(i)] = stride;
+    stride *= std::max<std::int64_t>(shape[i], 1);
+  }
+  AtenTensorHandle handle = nullptr;
+  check(aoti_torch_empty_strided(shape.rank(),
+                                 sizes.data(),
+                                 strides.data(),
+                                 torch_dtype_of(dtype),
+                                 aoti_torch_device_type_cpu(),
+                                 /*device_index=*/-1,
+                                 &handle),
+        "a new tensor");
+  TorchTensor tensor(handle);
+  check(torch_get_mutable_data_ptr(tensor.get(), &data), "its data");
+  return tensor;
+}
+
+TorchTensor copy_of(const TorchTensor& tensor) {
+  AtenTensorHandle handle = nullptr;
+  check(aoti_torch_clone(tensor.get(), &handle), "a copy");
+  return TorchTensor(handle);
+}
+
 }  // namespace waybill::binding

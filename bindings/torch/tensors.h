@@ -41,6 +41,12 @@ class TorchTensor {
 /// No copy.
 TorchTensor to_torch(Tensor tensor);
 
+/// A new contiguous tensor of torch's own memory; `data` is where it begins.
+TorchTensor new_tensor(DType dtype, const Dims& shape, void*& data);
+
+/// A new tensor with the same contents, wherever it lives.
+TorchTensor copy_of(const TorchTensor& tensor);
+
 /// The library's name for torch's number of a dtype, and back.
 DType dtype_of(std::int32_t torch_dtype) noexcept;
 std::int32_t torch_dtype_of(DType dtype) noexcept;

@@ -26,11 +26,12 @@ std::int64_t dispatch_bytes(const CallSizes& sizes, const contract::Topology& to
       .end;
 }
 
-std::int64_t combine_bytes(const CallSizes& sizes, std::int64_t rows) {
+std::int64_t combine_bytes(const CallSizes& sizes, std::int64_t rows, std::int64_t local_experts) {
   const bool quantised = sizes.comm_quant_mode != 0;
   return window::CombineLayout::of(
              {.num_ranks = sizes.ep_world_size,
               .num_entries = rows,
+              .num_counts = sizes.ep_world_size * std::max<std::int64_t>(local_experts, 1),
               .copied_rows = rows,
               .row_bytes = sizes.hidden * (quantised ? 1 : sizes.row_element_bytes),
               .scales_bytes =
@@ -52,7 +53,8 @@ std::int64_t window_bytes(const CallSizes& sizes) {
   const std::int64_t rows =
       std::max(contract::capacity(topology, 0, gbs, sizes.topk),
                contract::capacity(topology, topology.num_ranks - 1, gbs, sizes.topk));
-  const std::int64_t bytes = std::max(dispatch_bytes(sizes, topology), combine_bytes(sizes, rows));
+  const std::int64_t bytes = std::max(dispatch_bytes(sizes, topology),
+                                      combine_bytes(sizes, rows, topology.experts_per_rank()));
   return 2 * ((bytes + window::kGranule - 1) / window::kGranule * window::kGranule);
 }
 

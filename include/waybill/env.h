@@ -14,8 +14,11 @@ enum class SimdLevel { kScalar = 0, kAvx2 = 1, kAvx512 = 2 };
 /// "scalar", "avx2", "avx512".
 const char* name_of(SimdLevel level) noexcept;
 
+/// Whose limits apply on top of the contract's: none, or those of one of the vendor's products, for
+/// code that has to run there too.
+enum class Strict : std::uint8_t { kNone = 0, kA2 = 1, kA3 = 2 };
+
 /// Every environment variable that the library reads, in one place. Nothing else calls getenv.
-/// (The Python package reads WAYBILL_STRICT itself.)
 struct Env {
   /// WAYBILL_TIMEOUT: seconds (a decimal number >= 0.001) an operator waits for a living rank. 300.
   std::chrono::milliseconds timeout{300'000};
@@ -30,6 +33,10 @@ struct Env {
   std::int64_t window_bytes = std::int64_t{64} << 30;
   /// WAYBILL_SIMD: scalar, avx2 or avx512 forces one set of kernels. Absent: the best there is.
   std::optional<SimdLevel> simd;
+  /// WAYBILL_STRICT: a2 or a3. Absent: none.
+  Strict strict = Strict::kNone;
+  /// HCCL_BUFFSIZE: MiB that the windows of the vendor's products may have; read by strict modes.
+  std::int64_t hccl_buffsize_mb = 200;
 
   /// Reads the process environment now. kInvalidArgument names a variable that cannot be read.
   static Result<Env> from_process();

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "waybill/env.h"
 #include "waybill/status.h"
 #include "waybill/tensor.h"
 
@@ -57,6 +58,8 @@ struct GroupOptions {
   int threads = 0;
   /// Address space of each half and of the pool. 0: WAYBILL_WINDOW_BYTES or 64 GiB.
   std::int64_t window_bytes = 0;
+  /// The vendor's limits on top of the contract's. kNone: WAYBILL_STRICT.
+  Strict strict = Strict::kNone;
   /// Asked at least twice a second while an operator waits, on the calling thread. True ends the
   /// wait with kInterrupted.
   std::function<bool()> interrupted;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import torch
@@ -19,6 +20,7 @@ _EXPECTED: dict[str, tuple[str, tuple[type, ...]]] = {
     "Optional[Tensor]": ("a Tensor or None", (Tensor, type(None))),
     "int": ("an int", (int, torch.SymInt)),
     "Optional[int]": ("an int or None", (int, torch.SymInt, type(None))),
+    "float": ("a float", (float, int, torch.SymFloat, torch.SymInt)),
     "str": ("a str", (str,)),
 }
 
@@ -39,6 +41,22 @@ def call(operator: OpOverload, group: str, *arguments: Any) -> Any:
     return _public(operator, arguments)
 
 
+def call_local(operator: OpOverload, *arguments: Any, **options: Any) -> Any:
+    """Calls an operator without a group."""
+    if torch.compiler.is_compiling():
+        return operator(*arguments, **options)
+    try:
+        return operator(*arguments, **options)
+    except (RuntimeError, ValueError, TypeError) as error:
+        _raise_own(error)
+        name = operator._schema.name.removeprefix("waybill::")
+        for argument, expected, got in _wrong_types(
+            operator._schema.arguments, (*arguments, *options.values())
+        ):
+            _refuse(None, name, argument, expected, got)
+        raise
+
+
 def _public(operator: OpOverload, arguments: tuple[Any, ...]) -> Any:
     """The same call of the operator without a token."""
     names = [argument.name for argument in operator._schema.arguments[1:]]
@@ -49,17 +67,26 @@ def _public(operator: OpOverload, arguments: tuple[Any, ...]) -> Any:
 def _raise(
     operator: OpOverload, group: str, arguments: tuple[Any, ...], caught: Exception
 ) -> NoReturn:
+    _raise_own(caught)
+    # torch could not make the call. The other ranks wait for one all the same.
+    name = operator._schema.name.removeprefix("waybill::_ordered_")
+    for argument, expected, got in _wrong_types(operator._schema.arguments[1:], arguments):
+        _refuse(group, name, argument, expected, got)
+    raise caught
+
+
+def _raise_own(caught: Exception) -> None:
+    """Raises the library's error when `caught` is torch's word for it."""
     last = _library.last_error()
     if last is not None and str(last) in str(caught):
         _library.raise_last_error()
-    # torch could not make the call. The other ranks wait for one all the same.
-    name = operator._schema.name.removeprefix("waybill::_ordered_")
-    for parameter, value in zip(operator._schema.arguments[1:], arguments, strict=True):
+
+
+def _wrong_types(parameters: Any, arguments: tuple[Any, ...]) -> Iterator[tuple[str, str, str]]:
+    for parameter, value in zip(parameters, arguments, strict=True):
         expected, types = _EXPECTED[str(parameter.type)]
         if not isinstance(value, types):
-            got = f"{value!r}"[:80] + f" ({type(value).__name__})"
-            _refuse(group, name, parameter.name, expected, got)
-    raise caught
+            yield parameter.name, expected, f"{value!r}"[:80] + f" ({type(value).__name__})"
 
 
 def _refuse(group: Any, operator: str, argument: str, expected: str, got: str) -> NoReturn:

@@ -16,6 +16,9 @@ import torch
 
 from . import _interrupts, errors
 
+STRICT_MODES = (None, "a2", "a3")
+"""By the numbers of waybill::Strict."""
+
 FILE_NAME = "libwaybill_torch.so"
 
 PhaseHook = ctypes.CFUNCTYPE(None, c_int)
@@ -52,11 +55,11 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "waybill_groups": (c_char_p, []),
     "waybill_connect": (
         c_int,
-        [c_char_p, c_char_p, c_int, c_int, c_double, c_int, PhaseHook],
+        [c_char_p, c_char_p, c_int, c_int, c_double, c_int, c_int, PhaseHook],
     ),
     "waybill_connect_local": (
         c_int,
-        [ctypes.POINTER(c_char_p), c_int, c_double, c_int, PhaseHook],
+        [ctypes.POINTER(c_char_p), c_int, c_double, c_int, c_int, PhaseHook],
     ),
     "waybill_release": (c_int, [c_char_p, c_double]),
     "waybill_reset": (c_char_p, [c_char_p]),
@@ -132,6 +135,7 @@ def connect(
     world_size: int,
     timeout: float | None,
     threads: int | None,
+    strict: str | None = None,
     on_phase: Any = None,
 ) -> None:
     _check(
@@ -142,18 +146,28 @@ def connect(
             world_size,
             timeout or 0.0,
             threads or 0,
+            STRICT_MODES.index(strict),
             on_phase or PhaseHook(0),
         )
     )
 
 
 def connect_local(
-    names: list[str], timeout: float | None, threads: int | None, on_phase: Any = None
+    names: list[str],
+    timeout: float | None,
+    threads: int | None,
+    strict: str | None = None,
+    on_phase: Any = None,
 ) -> None:
     texts = (c_char_p * len(names))(*(name.encode() for name in names))
     _check(
         _c.waybill_connect_local(
-            texts, len(names), timeout or 0.0, threads or 0, on_phase or PhaseHook(0)
+            texts,
+            len(names),
+            timeout or 0.0,
+            threads or 0,
+            STRICT_MODES.index(strict),
+            on_phase or PhaseHook(0),
         )
     )
 

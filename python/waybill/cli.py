@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from . import __version__, _library, selftest
+from .ascend import launch as ascend
 
 DEMO = Path("examples", "tiny_moe", "demo.py")
 SELFTEST_SECONDS = 50.0
@@ -109,6 +110,7 @@ def make_parser() -> argparse.ArgumentParser:
     add.set_defaults(run=run_selftest)
     # Its own options are the demo's: `waybill demo --help` shows them.
     commands.add_parser("demo", help="eight processes write text with a small MoE model")
+    commands.add_parser("ascend", help="runs a script that was written for the accelerator")
     return parser
 
 
@@ -116,6 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["demo"]:
         return demo(words[1:])
+    if words[:1] == ["ascend"]:
+        return ascend.main(words[1:])
     arguments = make_parser().parse_args(words)
     return int(arguments.run(arguments))
 

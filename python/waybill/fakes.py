@@ -129,23 +129,193 @@ def _check_devices(operator: Operator, named: dict[str, Any]) -> None:
         if isinstance(value, Tensor) and not isinstance(value, FakeTensor)
     }
     on_meta = [name for name, value in tensors.items() if value.device.type == "meta"]
-    if not on_meta or len(on_meta) == len(tensors):
+    if operator.group is None or not on_meta or len(on_meta) == len(tensors):
         return
     _library.refuse(
-        named["group_ep"], operator.name, on_meta[0], "a tensor on the CPU", "one on meta"
+        named[operator.group], operator.name, on_meta[0], "a tensor on the CPU", "one on meta"
     )
     raise ValueError(str(_library.last_error()))
 
 
+def dispatch(x: Tensor, expert_ids: Tensor, *others: Any, **options: Any) -> tuple[Tensor, ...]:
+    names = ("group_ep", "ep_world_size", "ep_rank_id", "moe_expert_num", *DISPATCH_OPTIONS)
+    named = {**dict(zip(names, others, strict=False)), **options}
+    outputs = dispatch_v2(x, expert_ids, **named)
+    return (*outputs[:2], _expand_idx(expert_ids), *outputs[3:])
+
+
+DISPATCH_OPTIONS = (
+    "scales",
+    "x_active_mask",
+    "expert_scales",
+    "group_tp",
+    "tp_world_size",
+    "tp_rank_id",
+    "expert_shard_type",
+    "shared_expert_num",
+    "shared_expert_rank_num",
+    "quant_mode",
+    "global_bs",
+    "expert_token_nums_type",
+)
+"""What follows moe_expert_num in the schema of npu_moe_distribute_dispatch."""
+
+
+def combine_add_rms_norm(
+    expand_x: Tensor, expert_ids: Tensor, *others: Any, **options: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    num_tokens, hidden = expert_ids.shape[0], expand_x.shape[1]
+    return (
+        expand_x.new_empty((num_tokens, 1, hidden)),
+        expand_x.new_empty((num_tokens, 1, 1), dtype=torch.float32),
+        expand_x.new_empty((num_tokens, 1, hidden)),
+    )
+
+
+def _expand_idx(expert_ids: Tensor) -> Tensor:
+    num_tokens, top_k = expert_ids.shape
+    return expert_ids.new_empty((num_tokens * top_k,), dtype=torch.int32)
+
+
+def _align(value: Any, multiple: int) -> Any:
+    return (value + multiple - 1) // multiple * multiple
+
+
+def _local_experts(
+    ep_world_size: int, ep_rank_id: int, moe_expert_num: int, shared_expert_rank_num: int
+) -> int:
+    """localE."""
+    if ep_rank_id < shared_expert_rank_num:
+        return 1
+    return moe_expert_num // _positive(ep_world_size - shared_expert_rank_num)
+
+
+RECORD = 16  # int32 of comm_cmd_info per message or row
+
+
+def dispatch_setup(
+    x: Tensor,
+    expert_ids: Tensor,
+    group_ep: str,
+    ep_world_size: int,
+    ep_rank_id: int,
+    moe_expert_num: int,
+    scales: Tensor | None = None,
+    x_active_mask: Tensor | None = None,
+    expert_shard_type: int = 0,
+    shared_expert_num: int = 1,
+    shared_expert_rank_num: int = 0,
+    quant_mode: int = 0,
+    global_bs: int = 0,
+    comm_type: int = 0,
+    comm_alg: str = "",
+    y_dtype: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    num_tokens, hidden = x.shape
+    local = _local_experts(ep_world_size, ep_rank_id, moe_expert_num, shared_expert_rank_num)
+    messages = num_tokens * (expert_ids.shape[1] + shared_expert_num)
+    quantised = quant_mode in INT8_ROWS
+    width = _align(_align(hidden, 32) + 4, 512) if quantised else _align(hidden, 256)
+    return (
+        x.new_empty((messages, width), dtype=torch.int8 if quantised else x.dtype),
+        _expand_idx(expert_ids),
+        x.new_empty(((messages + ep_world_size * local) * RECORD,), dtype=torch.int32),
+    )
+
+
+def dispatch_teardown(
+    x: Tensor,
+    y: Tensor,
+    expert_ids: Tensor,
+    comm_cmd_info: Tensor,
+    group_ep: str,
+    ep_world_size: int,
+    ep_rank_id: int,
+    moe_expert_num: int,
+    expert_shard_type: int = 0,
+    shared_expert_num: int = 1,
+    shared_expert_rank_num: int = 0,
+    quant_mode: int = 0,
+    global_bs: int = 0,
+    expert_token_nums_type: int = 1,
+    comm_type: int = 0,
+    comm_alg: str = "",
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows, scales, _, nums, counts, *_ = dispatch_v2(
+        x,
+        expert_ids,
+        group_ep,
+        ep_world_size,
+        ep_rank_id,
+        moe_expert_num,
+        shared_expert_num=shared_expert_num,
+        shared_expert_rank_num=shared_expert_rank_num,
+        quant_mode=quant_mode,
+        global_bs=global_bs,
+    )
+    size = torch.sym_max(rows.shape[0] * SMALLEST_TRIPLES, counts.shape[0])
+    return rows, scales, x.new_empty((size,), dtype=torch.int32), nums
+
+
+def combine_setup(
+    expand_x: Tensor,
+    expert_ids: Tensor,
+    assist_info_for_combine: Tensor,
+    group_ep: str,
+    ep_world_size: int,
+    *others: Any,
+    **options: Any,
+) -> tuple[Tensor, Tensor]:
+    rows, hidden = expand_x.shape
+    width = _align(_align(hidden, 32) + _align(hidden, 8) // 8 * 4, 512)
+    return (
+        expand_x.new_empty((rows, width), dtype=torch.int8),
+        expand_x.new_empty(((rows + ep_world_size) * RECORD,), dtype=torch.int32),
+    )
+
+
+def combine_teardown(
+    expand_x: Tensor,
+    quant_expand_x: Tensor,
+    expert_ids: Tensor,
+    *others: Any,
+    **options: Any,
+) -> Tensor:
+    return expand_x.new_empty((expert_ids.shape[0], expand_x.shape[1]))
+
+
+def barrier(x_ref: Tensor, *others: Any, **options: Any) -> Tensor:
+    return torch.empty_like(x_ref)
+
+
+def update_expert(expert_ids: Tensor, *others: Any, **options: Any) -> tuple[Tensor, Tensor]:
+    shape = tuple(expert_ids.shape)
+    return expert_ids.new_empty(shape), expert_ids.new_empty(shape, dtype=torch.bool)
+
+
+def eplb_update_expert(expert_ids: Tensor, *others: Any, **options: Any) -> Tensor:
+    return expert_ids.new_empty(tuple(expert_ids.shape))
+
+
 SHAPES: dict[str, Callable[..., Any]] = {
+    "npu_moe_distribute_dispatch": dispatch,
     "npu_moe_distribute_dispatch_v2": dispatch_v2,
+    "npu_moe_distribute_combine": combine_v2,
     "npu_moe_distribute_combine_v2": combine_v2,
+    "npu_moe_distribute_combine_add_rms_norm": combine_add_rms_norm,
+    "npu_moe_distribute_dispatch_setup": dispatch_setup,
+    "npu_moe_distribute_dispatch_teardown": dispatch_teardown,
+    "npu_moe_distribute_combine_setup": combine_setup,
+    "npu_moe_distribute_combine_teardown": combine_teardown,
+    "_npu_distribute_barrier": barrier,
+    "npu_moe_update_expert": update_expert,
+    "npu_moe_eplb_update_expert": eplb_update_expert,
 }
 """The fake kernel of each operator, by its name."""
 
 
 def register(operator: Operator) -> None:
-    """Registers the fake kernel of an operator, and of its form with a token."""
+    """Registers the fake kernel of an operator, and of its other forms."""
     shapes = SHAPES[operator.name]
 
     names = [argument.name for argument in operator.overload._schema.arguments]
@@ -154,9 +324,15 @@ def register(operator: Operator) -> None:
         _check_devices(operator, {**dict(zip(names, arguments, strict=False)), **options})
         return shapes(*arguments, **options)
 
-    def ordered(token: Tensor, *arguments: Any, **options: Any) -> Any:
-        return plain(*arguments, **options)
+    torch.library.register_fake(f"waybill::{operator.name}")(plain)
+    if operator.writes:
+        torch.library.register_fake(f"waybill::{operator.plain_name}")(plain)
+    if operator.group is None:
+        return
+    returns = bool(operator.ordered._schema.returns)
 
-    for name in (operator.name, operator.plain_name):
-        torch.library.register_fake(f"waybill::{name}")(plain)
+    def ordered(token: Tensor, *arguments: Any, **options: Any) -> Any:
+        outputs = plain(*arguments, **options)
+        return outputs if returns else None
+
     torch.library.register_fake(f"waybill::{operator.ordered_name}")(ordered)

@@ -23,7 +23,6 @@ from .errors import ArgumentError, MismatchError, StateError, WaybillError
 
 MAX_NAME_LENGTH = 127
 EXIT_SECONDS = 5.0
-STRICT_MODES = ("a2", "a3")
 
 tokens: dict[str, Tensor] = {}
 """The tensor of each group by which compiled programs order its calls, see operators.h."""
@@ -42,10 +41,8 @@ class _Options:
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise _bad(operator, "threads", "None or a whole number >= 1", repr(threads))
         strict = self.strict or os.environ.get("WAYBILL_STRICT") or None
-        if strict is not None and strict not in STRICT_MODES:
+        if strict not in _library.STRICT_MODES:
             raise _bad(operator, "strict", 'None, "a2" or "a3"', repr(strict))
-        if strict is not None:
-            raise _bad(operator, "strict", "None (strict modes are not supported yet)", strict)
 
     def agrees_with(self, other: _Options) -> bool:
         """Whether every option that is given here is the one given there."""
@@ -89,7 +86,8 @@ def comm_name(
             WAYBILL_TIMEOUT or 300. A rank whose process has ended is noticed within 2 seconds.
         threads: cores this rank may use inside one operator. Default WAYBILL_THREADS, or the cores
             this process may run on divided by the ranks on this host.
-        strict: None, "a2" or "a3": limits of the vendor's products (not supported yet).
+        strict: None, "a2" or "a3": limits of the vendor's products apply on top of the
+            contract's (default: WAYBILL_STRICT).
 
     Raises:
         ArgumentError: a bad option, or one that differs from the first call's.
@@ -182,15 +180,16 @@ def connect_local(
     *,
     timeout: float | None = None,
     threads: int | None = None,
+    strict: str | None = None,
     on_phase: Callable[[int], None] | None = None,
 ) -> None:
     """Ranks as threads of this process, for tests: each name is one rank of a new group."""
-    options = _Options(timeout, threads, None)
+    options = _Options(timeout, threads, strict)
     options.check("connect_local")
     for name in names:
         _check_name("connect_local", name)
     hook = _library.PhaseHook(on_phase) if on_phase else None
-    _library.connect_local(list(names), timeout, threads, hook)
+    _library.connect_local(list(names), timeout, threads, strict, hook)
     for name in names:
         _remember(name, options, hook)
 
@@ -381,7 +380,16 @@ def _connect(
         kind = StateError if rank in decision["ranks"] and entry.get("problem") else MismatchError
         raise kind(decision["problem"], operator="connect", ranks=decision["ranks"])
     name = str(decision["name"])
-    _library.connect(name, decision["id"], rank, world_size, options.timeout, options.threads, hook)
+    _library.connect(
+        name,
+        decision["id"],
+        rank,
+        world_size,
+        options.timeout,
+        options.threads,
+        options.strict,
+        hook,
+    )
     _remember(name, options, hook)
     return name
 

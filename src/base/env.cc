@@ -104,6 +104,24 @@ Status read_simd(Env& env) {
   return {};
 }
 
+Status read_strict(Env& env) {
+  if (const char* text = std::getenv("WAYBILL_STRICT"); text != nullptr && *text != '\0') {
+    if (std::strcmp(text, "a2") != 0 && std::strcmp(text, "a3") != 0) {
+      return bad_variable("WAYBILL_STRICT", "a2 or a3", text);
+    }
+    env.strict = std::strcmp(text, "a2") == 0 ? Strict::kA2 : Strict::kA3;
+  }
+  if (const char* text = std::getenv("HCCL_BUFFSIZE"); text != nullptr && *text != '\0') {
+    const char* end = nullptr;
+    const double megabytes = parse_number(text, &end);
+    if (*end != '\0' || megabytes < 1 || megabytes > 1e9 || megabytes != std::floor(megabytes)) {
+      return bad_variable("HCCL_BUFFSIZE", "a whole number of MB, at least 1", text);
+    }
+    env.hccl_buffsize_mb = static_cast<std::int64_t>(megabytes);
+  }
+  return {};
+}
+
 }  // namespace
 
 const char* name_of(SimdLevel level) noexcept {
@@ -120,7 +138,7 @@ const char* name_of(SimdLevel level) noexcept {
 
 Result<Env> Env::from_process() {
   Env env;
-  for (Status (*read)(Env&) : {read_timeout, read_threads, read_memory, read_simd}) {
+  for (Status (*read)(Env&) : {read_timeout, read_threads, read_memory, read_simd, read_strict}) {
     if (Status status = read(env); !status.ok()) {
       return status;
     }

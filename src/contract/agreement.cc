@@ -50,6 +50,20 @@ constexpr FieldText text_of(Agreed field) {
       return {"const_expert_num", "value"};
     case Agreed::kGlobalBs:
       return {"global_bs", "global batch (global_bs, or BS*E where it is 0)"};
+    case Agreed::kElastic:
+      return {"elastic_info", "flag"};
+    case Agreed::kElasticRanks:
+      return {"elastic_info", "newE"};
+    case Agreed::kElasticShared:
+      return {"elastic_info", "newSR"};
+    case Agreed::kElasticExperts:
+      return {"elastic_info", "newM"};
+    case Agreed::kElasticTables:
+      return {"elastic_info", "tables (by their hash)"};
+    case Agreed::kForm:
+      return {"expand_idx", "form"};
+    case Agreed::kEpRankId:
+      return {"ep_rank_id", "EP rank of both TP peers"};
     case Agreed::kCount:
       break;
   }
@@ -64,15 +78,24 @@ std::string value_text(Agreed field, std::int64_t value) {
       return waybill::name_of(static_cast<DType>(value));
     case Agreed::kScalesGiven:
       return value != 0 ? "given" : "None";
+    case Agreed::kElastic:
+      return value < 0 ? "None" : std::to_string(value);
+    case Agreed::kForm:
+      return value == kFormTriples       ? "triples"
+             : value == kFormOccurrences ? "occurrence indices"
+                                         : "either";
     default:
       return std::to_string(value);
   }
 }
 
-Status difference(const Checker& check, Agreed field, std::span<const Agreement> by_rank) {
+Status difference(const Checker& check,
+                  Agreed field,
+                  std::span<const Agreement> by_rank,
+                  std::span<const int> members) {
   std::map<std::int64_t, std::vector<int>> ranks_of;
   for (std::size_t r = 0; r < by_rank.size(); ++r) {
-    ranks_of[by_rank[r][field]].push_back(static_cast<int>(r));
+    ranks_of[by_rank[r][field]].push_back(members[r]);
   }
   std::vector<int> odd;
   std::string values;
@@ -81,7 +104,7 @@ Status difference(const Checker& check, Agreed field, std::span<const Agreement>
   }
   for (std::size_t r = 0; r < by_rank.size(); ++r) {
     if (ranks_of[by_rank[r][field]].size() * 2 <= by_rank.size()) {
-      odd.push_back(static_cast<int>(r));
+      odd.push_back(members[r]);
     }
   }
   const FieldText text = text_of(field);
@@ -97,13 +120,33 @@ Status difference(const Checker& check, Agreed field, std::span<const Agreement>
                std::move(odd));
 }
 
+/// True when the values differ; kFormUnknown goes with every form.
+bool differ(Agreed field, std::int64_t a, std::int64_t b) {
+  return a != b && !(field == Agreed::kForm && (a == kFormUnknown || b == kFormUnknown));
+}
+
 }  // namespace
 
-Status compare(const Checker& check, std::span<const Agreement> by_rank) {
+void set_elastic(Agreement& values, const Elastic& elastic) {
+  values[Agreed::kElastic] = elastic.given ? (elastic.scaled ? 1 : 0) : -1;
+  values[Agreed::kElasticRanks] = elastic.num_ranks;
+  values[Agreed::kElasticShared] = elastic.num_shared_ranks;
+  values[Agreed::kElasticExperts] = elastic.num_experts;
+  values[Agreed::kElasticTables] = elastic.tables_hash;
+}
+
+Status compare(const Checker& check,
+               std::span<const Agreement> by_rank,
+               std::span<const int> members) {
   for (std::size_t f = 0; f < static_cast<std::size_t>(Agreed::kCount); ++f) {
+    const auto field = static_cast<Agreed>(f);
+    const Agreement* known = &by_rank[0];
     for (const Agreement& other : by_rank) {
-      if (other.values[f] != by_rank[0].values[f]) {
-        return difference(check, static_cast<Agreed>(f), by_rank);
+      if (field == Agreed::kForm && (*known)[field] == kFormUnknown) {
+        known = &other;
+      }
+      if (differ(field, other[field], (*known)[field])) {
+        return difference(check, field, by_rank, members);
       }
     }
   }

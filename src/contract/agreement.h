@@ -6,6 +6,7 @@
 #include <span>
 
 #include "contract/check.h"
+#include "contract/elastic.h"
 #include "contract/operators.h"
 #include "waybill/status.h"
 
@@ -31,8 +32,20 @@ enum class Agreed : std::uint32_t {
   kCopyExpertNum,
   kConstExpertNum,
   kGlobalBs,
+  kElastic,         ///< -1 None, 0 flag not set, 1 flag set
+  kElasticRanks,    ///< newE
+  kElasticShared,   ///< newSR
+  kElasticExperts,  ///< newM
+  kElasticTables,   ///< a hash
+  kForm,
+  kEpRankId,  ///< only between TP peers
   kCount,
 };
+
+/// Values of kForm. A rank that returns no rows may not know how the others' rows are found.
+inline constexpr std::int64_t kFormTriples = 0;
+inline constexpr std::int64_t kFormOccurrences = 1;
+inline constexpr std::int64_t kFormUnknown = 2;
 
 /// Their values on one rank.
 struct Agreement {
@@ -46,9 +59,14 @@ struct Agreement {
   }
 };
 
+void set_elastic(Agreement& values, const Elastic& elastic);
+
 /// kMismatch that names the first argument in which the ranks differ, the ranks and all values.
-/// `ranks` of the error: those whose value is not the one of more than half of the ranks; all ranks
-/// where no value has such a majority. Every rank that compares the same headers reports the same.
-Status compare(const Checker& check, std::span<const Agreement> by_rank);
+/// Entry i of `by_rank` is of rank members[i]. `ranks` of the error: those whose value is not the
+/// one of more than half of the ranks; all ranks where no value has such a majority. Every rank
+/// that compares the same headers reports the same.
+Status compare(const Checker& check,
+               std::span<const Agreement> by_rank,
+               std::span<const int> members);
 
 }  // namespace waybill::contract

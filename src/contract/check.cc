@@ -24,7 +24,7 @@ Status Checker::fail(std::string_view argument,
                      std::string_view got) const {
   std::string message = std::string(name_of(op_)) + ": argument " + std::string(argument) +
                         ": expected " + std::string(expected) + ", got " + std::string(got) +
-                        " (rank " + std::to_string(group_.rank) + ")";
+                        (group_.rank < 0 ? "" : " (rank " + std::to_string(group_.rank) + ")");
   return error(StatusCode::kInvalidArgument, name_of(op_), argument, std::move(message));
 }
 
@@ -86,8 +86,8 @@ Status Checker::expect_int_vector(std::string_view argument,
               describe(view));
 }
 
-Status Checker::absent(std::string_view argument, bool present) const {
-  return present ? not_yet(argument, "a tensor") : Status();
+Status Checker::absent(std::string_view argument, const std::optional<TensorView>& view) const {
+  return view ? fail(argument, "None", describe(*view)) : Status();
 }
 
 }  // namespace waybill::contract

@@ -6,15 +6,21 @@
 #include <string_view>
 
 #include "contract/operators.h"
+#include "waybill/env.h"
 #include "waybill/status.h"
 #include "waybill/tensor_view.h"
 
 namespace waybill::contract {
 
-/// What the contract knows of a group: the rank that checks, and E.
+/// What the contract knows of a call's groups: the rank that checks, E, and the same of the TP
+/// group where one was given.
 struct GroupFacts {
   int rank = 0;
   int world_size = 1;
+  int tp_rank = 0;
+  int tp_world_size = 0;  ///< 0 without a TP group
+  Strict strict = Strict::kNone;
+  std::int64_t hccl_buffsize_mb = 200;
 };
 
 /// "(2, 3) bfloat16"
@@ -51,7 +57,7 @@ class Checker {
                            const TensorView& view,
                            std::int64_t least,
                            std::string_view why) const;
-  Status absent(std::string_view argument, bool present) const;
+  Status absent(std::string_view argument, const std::optional<TensorView>& view) const;
 
  private:
   Operator op_;

@@ -30,7 +30,18 @@ Status check_quantisation(const Checker& check, const DispatchArgs& args) {
   return {};
 }
 
-Status check_tensors(const Checker& check, const DispatchArgs& args, const Topology& topology) {
+/// Rows of `scales` before the one of expert 0: the shared experts'. The set-up family counts
+/// shared_expert_num as passed; without shared ranks it takes M rows as well.
+std::int64_t first_scale_row(const DispatchArgs& args, const Layer& layer, Operator op) {
+  if (op != Operator::kDispatchSetup) {
+    return layer.given.num_shared;
+  }
+  const bool without = args.scales && args.scales->shape[0] == layer.given.num_experts &&
+                       args.shared_expert_rank_num == 0;
+  return without ? 0 : args.shared_expert_num;
+}
+
+Status check_tensors(const Checker& check, const DispatchArgs& args, const DispatchShape& shape) {
   const std::int64_t bs = args.x.shape[0];
   const std::int64_t h = args.x.shape[1];
   const std::int64_t k = args.expert_ids.shape[1];
@@ -40,7 +51,7 @@ Status check_tensors(const Checker& check, const DispatchArgs& args, const Topol
         check.expect("expert_scales", *args.expert_scales, {bs, k}, "(BS, K)", DType::kFloat32));
   }
   if (args.scales) {
-    const std::int64_t rows = topology.num_shared + topology.num_experts;
+    const std::int64_t rows = shape.first_scale_row + shape.given.num_experts;
     WAYBILL_RETURN_IF_ERROR(
         check.expect("scales", *args.scales, {rows, h}, "(S+M, H)", DType::kFloat32));
   }
@@ -49,8 +60,10 @@ Status check_tensors(const Checker& check, const DispatchArgs& args, const Topol
 
 }  // namespace
 
-Result<DispatchShape> check_dispatch(const GroupFacts& group, const DispatchArgs& args) {
-  const Checker check(Operator::kDispatchV2, group);
+Result<DispatchShape> check_dispatch(const GroupFacts& group,
+                                     const DispatchArgs& args,
+                                     Operator op) {
+  const Checker check(op, group);
   WAYBILL_RETURN_IF_ERROR(check.expect_rows("x", args.x, "(BS, H)"));
   if (args.expert_ids.total_dims != 2 || args.expert_ids.dtype != DType::kInt32 ||
       args.expert_ids.shape[0] != args.x.shape[0] || args.expert_ids.shape[1] < 1) {
@@ -58,65 +71,60 @@ Result<DispatchShape> check_dispatch(const GroupFacts& group, const DispatchArgs
                       "(BS, K) int32 with BS = " + std::to_string(args.x.shape[0]) + " and K >= 1",
                       describe(args.expert_ids));
   }
-  auto topology = check_layer(check, layer_args(args));
-  if (!topology.ok()) {
-    return topology.status();
+  auto layer = check_layer(check, layer_args(args));
+  if (!layer.ok()) {
+    return layer.status();
   }
-  WAYBILL_RETURN_IF_ERROR(check_quantisation(check, args));
-  WAYBILL_RETURN_IF_ERROR(check_tensors(check, args, *topology));
-  if (args.expert_token_nums_type != 0 && args.expert_token_nums_type != 1) {
-    return check.fail("expert_token_nums_type", "0 or 1", args.expert_token_nums_type);
-  }
-  DispatchShape shape;
-  shape.topology = *topology;
+  DispatchShape shape{*layer};
+  shape.op = op;
   shape.bs = args.x.shape[0];
   shape.h = args.x.shape[1];
   shape.k = args.expert_ids.shape[1];
-  auto gbs = check_global_bs(check, *topology, args.global_bs, shape.bs, shape.k);
-  if (!gbs.ok()) {
-    return gbs.status();
+  shape.first_scale_row = first_scale_row(args, shape, op);
+  WAYBILL_RETURN_IF_ERROR(check_quantisation(check, args));
+  WAYBILL_RETURN_IF_ERROR(check_tensors(check, args, shape));
+  if (args.expert_token_nums_type != 0 && args.expert_token_nums_type != 1) {
+    return check.fail("expert_token_nums_type", "0 or 1", args.expert_token_nums_type);
   }
-  shape.gbs = *gbs;
-  shape.rows_capacity = capacity(*topology, topology->rank, shape.gbs, shape.k);
+  WAYBILL_RETURN_IF_ERROR(check_global_bs(check, shape, args.global_bs, shape.bs, shape.k));
+  shape.rows_capacity = shape.capacity_of(shape.given.rank, shape.k);
   shape.dtype = args.x.dtype;
   shape.quantised = args.quant_mode == 2;
   shape.smooth = args.scales.has_value();
   shape.weighted = args.expert_scales.has_value();
+  shape.occurrences = args.form == IndexForm::kOccurrences;
   return shape;
 }
 
-DispatchOutputs output_shapes(const DispatchShape& shape, int tp_world_size) {
+DispatchOutputs output_shapes(const DispatchShape& shape) {
   const std::int64_t a = shape.rows_capacity;
-  const std::int64_t e = shape.topology.num_ranks;
-  std::int64_t counts = e * shape.local_experts();
+  const std::int64_t e = shape.given.num_ranks;
+  const std::int64_t parts = shape.tp_parts();
+  std::int64_t counts = parts * e * shape.local_experts_of_shapes();
   if (shape.weighted) {
     counts += 2 * shape.gbs * shape.k * std::max<std::int64_t>(e / 8, 1);
   }
+  const std::int64_t pairs = shape.bs * shape.k;
   DispatchOutputs outputs;
-  outputs.expand_x = {a, shape.h};
+  outputs.expand_x = {a * parts, shape.h};
   outputs.expand_x_dtype = shape.row_dtype();
-  outputs.dynamic_scales = {a};
-  outputs.assist_info_for_combine = {std::max(shape.bs * shape.k, a * 128)};
-  outputs.expert_token_nums = {shape.local_experts()};
+  outputs.dynamic_scales = {a * parts};
+  outputs.assist_info_for_combine = {shape.occurrences ? pairs : std::max(pairs, a * 128)};
+  outputs.expert_token_nums = {shape.local_experts_of_shapes()};
   outputs.ep_recv_counts = {counts};
-  outputs.tp_recv_counts = {tp_world_size};
+  outputs.tp_recv_counts = {shape.tp_world_size};
   outputs.expand_scales = {a};
   return outputs;
 }
 
 Agreement agreement_of(const DispatchShape& shape, const DispatchArgs& args) {
-  Agreement values;
-  values[Agreed::kOperator] = static_cast<std::int64_t>(Operator::kDispatchV2);
-  values[Agreed::kEpWorldSize] = shape.topology.num_ranks;
+  Agreement values = agreement_of(shape, shape.op);
   values[Agreed::kDtype] = static_cast<std::int64_t>(shape.dtype);
   values[Agreed::kHidden] = shape.h;
   values[Agreed::kTopK] = shape.k;
-  values[Agreed::kMoeExpertNum] = shape.topology.num_experts;
-  values[Agreed::kSharedExpertNum] = shape.topology.num_shared;
-  values[Agreed::kSharedExpertRankNum] = shape.topology.num_shared_ranks;
   values[Agreed::kQuantMode] = args.quant_mode;
   values[Agreed::kScalesGiven] = shape.smooth ? 1 : 0;
-  values[Agreed::kGlobalBs] = shape.gbs;
+  values[Agreed::kForm] = shape.occurrences ? kFormOccurrences : kFormTriples;
   return values;
 }
 

@@ -4,7 +4,7 @@
 
 #include "contract/agreement.h"
 #include "contract/check.h"
-#include "contract/topology.h"
+#include "contract/layer.h"
 #include "waybill/dispatch.h"
 #include "waybill/dtype.h"
 #include "waybill/status.h"
@@ -13,20 +13,19 @@
 namespace waybill::contract {
 
 /// A call of dispatch whose arguments are right, as numbers.
-struct DispatchShape {
-  Topology topology;
+struct DispatchShape : Layer {
+  Operator op = Operator::kDispatchV2;
   std::int64_t bs = 0;
   std::int64_t h = 0;
   std::int64_t k = 0;
-  std::int64_t gbs = 0;
-  std::int64_t rows_capacity = 0;  ///< A of this rank
-  DType dtype = DType::kBFloat16;  ///< of x
-  bool quantised = false;          ///< quant_mode 2
-  bool smooth = false;             ///< scales given
-  bool weighted = false;           ///< expert_scales given
+  std::int64_t rows_capacity = 0;    ///< A of this rank
+  std::int64_t first_scale_row = 0;  ///< row of `scales` that belongs to expert 0
+  DType dtype = DType::kBFloat16;    ///< of x
+  bool quantised = false;            ///< quant_mode 2
+  bool smooth = false;               ///< scales given
+  bool weighted = false;             ///< expert_scales given
+  bool occurrences = false;          ///< IndexForm::kOccurrences
 
-  std::int64_t max_bs() const noexcept { return gbs / topology.num_ranks; }
-  std::int64_t local_experts() const noexcept { return topology.local_experts(topology.rank); }
   DType row_dtype() const noexcept { return quantised ? DType::kInt8 : dtype; }
   std::int64_t row_bytes() const noexcept { return h * size_of(row_dtype()); }
 };
@@ -43,10 +42,22 @@ struct DispatchOutputs {
   Dims expand_scales;
 };
 
-/// Checks every argument but the values of expert_ids, which routing reads anyway.
-Result<DispatchShape> check_dispatch(const GroupFacts& group, const DispatchArgs& args);
+/// The operator that `args` are a call of.
+inline Operator operator_of(const DispatchArgs& args) noexcept {
+  return args.form == IndexForm::kTriples ? Operator::kDispatchV2 : Operator::kDispatch;
+}
 
-DispatchOutputs output_shapes(const DispatchShape& shape, int tp_world_size);
+/// Checks every argument but the values of expert_ids, which routing reads anyway. `op` is
+/// operator_of(args) or kDispatchSetup.
+Result<DispatchShape> check_dispatch(const GroupFacts& group,
+                                     const DispatchArgs& args,
+                                     Operator op);
+
+inline Result<DispatchShape> check_dispatch(const GroupFacts& group, const DispatchArgs& args) {
+  return check_dispatch(group, args, operator_of(args));
+}
+
+DispatchOutputs output_shapes(const DispatchShape& shape);
 
 /// What the other ranks have to agree with.
 Agreement agreement_of(const DispatchShape& shape, const DispatchArgs& args);

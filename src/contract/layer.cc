@@ -1,5 +1,6 @@
 #include "contract/layer.h"
 
+#include <algorithm>
 #include <array>
 #include <limits>
 #include <string>
@@ -69,20 +70,50 @@ Status check_experts(const Checker& check, const LayerArgs& args) {
     if (count < 0) {
       return check.fail(name, "a number >= 0", count);
     }
-    if (count > 0) {
-      return check.not_yet(name, std::to_string(count));
+    if (count >= kMaxInt32) {
+      return check.fail(name, "a number below 2^31 - 1", count);
     }
+  }
+  const std::int64_t all =
+      args.moe_expert_num + args.zero_expert_num + args.copy_expert_num + args.const_expert_num;
+  if (all >= kMaxInt32) {
+    return check.fail("moe_expert_num", "M + Z + C + N < 2^31 - 1", all);
+  }
+  return {};
+}
+
+Status check_tp(const Checker& check, const LayerArgs& args) {
+  if (args.tp_world_size < 0 || args.tp_world_size > 2) {
+    return check.fail("tp_world_size", "0, 1 or 2", args.tp_world_size);
+  }
+  if (args.tp_world_size < 2) {
+    return {};
+  }
+  const GroupFacts& group = check.group();
+  if (group.tp_world_size != 2) {
+    return check.fail("group_tp",
+                      "a group of 2 ranks other than group_ep, since tp_world_size is 2",
+                      group.tp_world_size == 0 ? std::string("none")
+                                               : "one of " + std::to_string(group.tp_world_size));
+  }
+  if (args.tp_rank_id != group.tp_rank) {
+    return check.fail("tp_rank_id",
+                      "this rank's position in group_tp, " + std::to_string(group.tp_rank),
+                      args.tp_rank_id);
+  }
+  if (args.moe_expert_num != args.ep_world_size - args.shared_expert_rank_num) {
+    return check.fail("tp_world_size",
+                      "0 or 1, since a MoE rank has more or less than one expert",
+                      args.tp_world_size);
+  }
+  if (args.elastic_info) {
+    return check.fail(
+        "elastic_info", "None since tp_world_size is 2", describe(*args.elastic_info));
   }
   return {};
 }
 
 Status check_options(const Checker& check, const LayerArgs& args) {
-  if (args.tp_world_size < 0 || args.tp_world_size > 2) {
-    return check.fail("tp_world_size", "0, 1 or 2", args.tp_world_size);
-  }
-  if (args.tp_world_size == 2) {
-    return check.not_yet("tp_world_size", "2");
-  }
   bool known = args.comm_alg.empty();
   for (std::string_view name : {"fullmesh", "fullmesh_v1", "fullmesh_v2", "hierarchy"}) {
     known = known || args.comm_alg == name;
@@ -92,31 +123,65 @@ Status check_options(const Checker& check, const LayerArgs& args) {
                       "\"\", fullmesh, fullmesh_v1, fullmesh_v2 or hierarchy",
                       "\"" + std::string(args.comm_alg) + "\"");
   }
-  WAYBILL_RETURN_IF_ERROR(check.absent("elastic_info", args.has_elastic_info));
-  return check.absent("performance_info", args.has_performance_info);
+  if (args.performance_info) {
+    return check.expect(
+        "performance_info", *args.performance_info, {args.ep_world_size}, "(E,)", DType::kInt64);
+  }
+  return {};
 }
 
 }  // namespace
 
-Result<Topology> check_layer(const Checker& check, const LayerArgs& args) {
+std::int64_t Layer::local_experts_of_shapes() const noexcept {
+  return elastic.given ? std::max<std::int64_t>(given.experts_per_rank(), 1)
+                       : given.local_experts(given.rank);
+}
+
+std::int64_t Layer::capacity_of(int r, std::int64_t k) const noexcept {
+  if (!elastic.given) {
+    return capacity(given, r, gbs, k);
+  }
+  // The roles may have changed since outputs got their shapes: the larger of both.
+  return std::max(capacity(given, 0, gbs, k), capacity(given, given.num_ranks - 1, gbs, k));
+}
+
+Result<Layer> check_layer(const Checker& check, const LayerArgs& args) {
   WAYBILL_RETURN_IF_ERROR(check_ranks(check, args));
   WAYBILL_RETURN_IF_ERROR(check_shared(check, args));
   WAYBILL_RETURN_IF_ERROR(check_experts(check, args));
+  WAYBILL_RETURN_IF_ERROR(check_tp(check, args));
   WAYBILL_RETURN_IF_ERROR(check_options(check, args));
+  auto elastic = read_elastic(check, args.elastic_info);
+  if (!elastic.ok()) {
+    return elastic.status();
+  }
   const bool has_shared = args.shared_expert_rank_num > 0;
-  return Topology{args.ep_world_size,
-                  args.ep_rank_id,
-                  args.moe_expert_num,
-                  static_cast<int>(args.shared_expert_rank_num),
-                  has_shared ? static_cast<int>(args.shared_expert_num) : 0};
+  Layer layer;
+  layer.given = {
+      args.ep_world_size,
+      args.ep_rank_id,
+      args.moe_expert_num,
+      static_cast<int>(args.shared_expert_rank_num),
+      has_shared ? static_cast<int>(args.shared_expert_num) : 0,
+      args.moe_expert_num,
+      args.moe_expert_num + args.zero_expert_num + args.copy_expert_num + args.const_expert_num};
+  auto now = apply_elastic(check, *elastic, layer.given);
+  if (!now.ok()) {
+    return now.status();
+  }
+  layer.topology = *now;
+  layer.elastic = *elastic;
+  layer.num_zero = args.zero_expert_num;
+  layer.num_copy = args.copy_expert_num;
+  layer.num_constant = args.const_expert_num;
+  layer.tp_world_size = args.tp_world_size;
+  layer.tp_rank = args.tp_rank_id;
+  return layer;
 }
 
-Result<std::int64_t> check_global_bs(const Checker& check,
-                                     const Topology& topology,
-                                     std::int64_t global_bs,
-                                     std::int64_t bs,
-                                     std::int64_t k) {
-  const std::int64_t e = topology.num_ranks;
+Status check_global_bs(
+    const Checker& check, Layer& layer, std::int64_t global_bs, std::int64_t bs, std::int64_t k) {
+  const std::int64_t e = layer.given.num_ranks;
   const std::int64_t gbs = global_bs == 0 ? bs * e : global_bs;
   if (global_bs < 0 || gbs % e != 0 || gbs < bs * e) {
     return check.fail("global_bs",
@@ -127,14 +192,31 @@ Result<std::int64_t> check_global_bs(const Checker& check,
   if (bs * k > kMaxInt32) {
     return check.fail("expert_ids", "BS*K < 2^31", bs * k);
   }
+  layer.gbs = gbs;
   // Prefix sums are int32, and the triples and packed indices of a call are, too.
-  for (int r : {0, topology.num_ranks - 1}) {
-    if (gbs > kMaxInt32 || capacity(topology, r, gbs, k) > kMaxInt32 / 128) {
+  for (int r : {0, layer.given.num_ranks - 1}) {
+    if (gbs > kMaxInt32 || layer.capacity_of(r, k) > kMaxInt32 / 128) {
       return check.fail(
           "global_bs", "a size whose capacity A*128 (rows a rank can receive) is below 2^31", gbs);
     }
   }
-  return gbs;
+  return {};
+}
+
+Agreement agreement_of(const Layer& layer, Operator op) {
+  Agreement values;
+  values[Agreed::kOperator] = static_cast<std::int64_t>(op);
+  values[Agreed::kEpWorldSize] = layer.given.num_ranks;
+  values[Agreed::kMoeExpertNum] = layer.given.num_experts;
+  values[Agreed::kSharedExpertNum] = layer.given.num_shared;
+  values[Agreed::kSharedExpertRankNum] = layer.given.num_shared_ranks;
+  values[Agreed::kTpWorldSize] = layer.tp_parts();
+  values[Agreed::kZeroExpertNum] = layer.num_zero;
+  values[Agreed::kCopyExpertNum] = layer.num_copy;
+  values[Agreed::kConstExpertNum] = layer.num_constant;
+  values[Agreed::kGlobalBs] = layer.gbs;
+  set_elastic(values, layer.elastic);
+  return values;
 }
 
 }  // namespace waybill::contract

@@ -4,7 +4,9 @@
 #include <optional>
 #include <string_view>
 
+#include "contract/agreement.h"
 #include "contract/check.h"
+#include "contract/elastic.h"
 #include "contract/topology.h"
 #include "waybill/status.h"
 #include "waybill/tensor_view.h"
@@ -17,6 +19,7 @@ struct LayerArgs {
   int ep_rank_id;
   std::int64_t moe_expert_num;
   int tp_world_size;
+  int tp_rank_id;
   int expert_shard_type;
   std::int64_t shared_expert_num;
   std::int64_t shared_expert_rank_num;
@@ -25,8 +28,8 @@ struct LayerArgs {
   std::int64_t zero_expert_num;
   std::int64_t copy_expert_num;
   std::int64_t const_expert_num;
-  bool has_elastic_info;
-  bool has_performance_info;
+  const std::optional<TensorView>& elastic_info;
+  const std::optional<TensorView>& performance_info;
 };
 
 /// Gathers them from DispatchArgs or CombineArgs, which name them alike.
@@ -36,6 +39,7 @@ LayerArgs layer_args(const Args& args) {
           args.ep_rank_id,
           args.moe_expert_num,
           args.tp_world_size,
+          args.tp_rank_id,
           args.expert_shard_type,
           args.shared_expert_num,
           args.shared_expert_rank_num,
@@ -44,18 +48,42 @@ LayerArgs layer_args(const Args& args) {
           args.zero_expert_num,
           args.copy_expert_num,
           args.const_expert_num,
-          args.elastic_info.has_value(),
-          args.performance_info.has_value()};
+          args.elastic_info,
+          args.performance_info};
 }
 
-/// Checks everything but global_bs, which needs BS.
-Result<Topology> check_layer(const Checker& check, const LayerArgs& args);
+/// What the common arguments come to.
+struct Layer {
+  Topology topology;  ///< in force
+  Topology given;     ///< of the arguments, before elastic_info: shapes and capacities follow it
+  Elastic elastic;
+  std::int64_t num_zero = 0;      ///< Z
+  std::int64_t num_copy = 0;      ///< C
+  std::int64_t num_constant = 0;  ///< N
+  int tp_world_size = 0;          ///< as passed
+  int tp_rank = 0;
+  std::int64_t gbs = 0;  ///< GBS
 
-/// GBS: global_bs, or BS*E when it is 0. Checks that it holds BS and that A stays below 2^31.
-Result<std::int64_t> check_global_bs(const Checker& check,
-                                     const Topology& topology,
-                                     std::int64_t global_bs,
-                                     std::int64_t bs,
-                                     std::int64_t k);
+  bool has_tp() const noexcept { return tp_world_size == 2; }
+  /// Ranks whose rows an output holds: max(TP, 1).
+  std::int64_t tp_parts() const noexcept { return has_tp() ? 2 : 1; }
+  std::int64_t max_bs() const noexcept { return gbs / given.num_ranks; }
+  /// localE in force.
+  std::int64_t local_experts() const noexcept { return topology.local_experts(topology.rank); }
+  /// localE of the shapes of ep_recv_counts and expert_token_nums.
+  std::int64_t local_experts_of_shapes() const noexcept;
+  /// A of rank r, for a token's k experts.
+  std::int64_t capacity_of(int r, std::int64_t k) const noexcept;
+};
+
+/// Checks everything but global_bs, which needs BS.
+Result<Layer> check_layer(const Checker& check, const LayerArgs& args);
+
+/// Finds GBS: global_bs, or BS*E when it is 0. Checks that it holds BS and that A stays below 2^31.
+Status check_global_bs(
+    const Checker& check, Layer& layer, std::int64_t global_bs, std::int64_t bs, std::int64_t k);
+
+/// What the ranks of every operator of the family have to agree in.
+Agreement agreement_of(const Layer& layer, Operator op);
 
 }  // namespace waybill::contract

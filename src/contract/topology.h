@@ -7,12 +7,18 @@ namespace waybill::contract {
 
 /// Who owns which expert. Ranks [0, SR) hold shared experts, ranks [SR, E) hold MoE experts.
 struct Topology {
-  int num_ranks = 1;             ///< E
-  int rank = 0;                  ///< r
-  std::int64_t num_experts = 1;  ///< M
-  int num_shared_ranks = 0;      ///< SR
-  int num_shared = 0;            ///< S, 0 when SR is 0
+  int num_ranks = 1;               ///< E
+  int rank = 0;                    ///< r
+  std::int64_t num_experts = 1;    ///< M
+  int num_shared_ranks = 0;        ///< SR
+  int num_shared = 0;              ///< S, 0 when SR is 0
+  std::int64_t special_begin = 0;  ///< first id of the zero, copy and constant experts
+  std::int64_t special_end = 0;    ///< one past their last id
 
+  bool is_special(std::int64_t id) const noexcept {
+    return id >= special_begin && id < special_end;
+  }
+  bool is_routed(std::int64_t id) const noexcept { return id >= 0 && id < num_experts; }
   bool is_shared(int r) const noexcept { return r < num_shared_ranks; }
   /// L
   std::int64_t experts_per_rank() const noexcept {

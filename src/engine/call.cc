@@ -1,6 +1,7 @@
 #include "engine/call.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <string>
 #include <utility>
@@ -9,8 +10,6 @@
 
 namespace waybill::engine {
 namespace {
-
-using window::stamp;
 
 template <std::size_t N>
 void copy_text(std::array<char, N>& destination, const std::string& text) {
@@ -43,35 +42,23 @@ Call::~Call() {
   }
   if (begun_) {
     session_.enter(Phase::kIdle, contract::Operator::kNone);
+  }
+  if (occupies_) {
     session_.busy.store(false, std::memory_order_release);
   }
 }
 
 Status Call::begin() {
   const char* const name = contract::name_of(op_);
-  if (Status status = session_.occupy(name); !status.ok()) {
-    return status;
-  }
-  if (Status status = session_.check_usable(name); !status.ok()) {
-    session_.busy.store(false, std::memory_order_release);
-    return status;
-  }
-  if (!session_.absent.empty()) {
-    session_.busy.store(false, std::memory_order_release);
-    return error(StatusCode::kInvalidState,
-                 name,
-                 "",
-                 std::string(name) +
-                     ": expected a call among the ranks of the last reset, got one "
-                     "that includes " +
-                     name_ranks(session_.absent) + " (rank " + std::to_string(session_.rank()) +
-                     ")",
-                 session_.absent);
-  }
+  WAYBILL_RETURN_IF_ERROR(session_.occupy(name));
+  occupies_ = true;
+  WAYBILL_RETURN_IF_ERROR(session_.check_usable(name));
   begun_ = true;
-  stamp_ = stamp(session_.epoch, ++session_.number);
+  stamp_ = window::stamp(session_.epoch, ++session_.number);
   half_ = session_.number % 2;
   header_.stamp = stamp_;
+  // Until its own are known, a call has the members of the one before.
+  session_.scratch().members = session_.half_users[1 - half_];
   {
     const std::lock_guard lock(session_.stats_mutex);
     ++session_.counted.calls;
@@ -80,29 +67,95 @@ Status Call::begin() {
   return {};
 }
 
+Status Call::choose_members(const std::optional<TensorView>& elastic_info) {
+  auto elastic = contract::read_elastic(checker(), elastic_info);
+  if (!elastic.ok()) {
+    return elastic.status();
+  }
+  std::vector<int>& members = session_.scratch().members;
+  std::vector<int> missing;
+  const int count = elastic->scaled ? elastic->num_ranks : session_.world_size();
+  for (int i = 0; i < count; ++i) {
+    const int rank = elastic->members[i];
+    if (std::find(session_.absent.begin(), session_.absent.end(), rank) != session_.absent.end()) {
+      missing.push_back(rank);
+    }
+  }
+  if (!missing.empty()) {
+    const std::string name = contract::name_of(op_);
+    return error(StatusCode::kInvalidState,
+                 name,
+                 "",
+                 name +
+                     ": expected a call among the ranks of the last reset, got one that includes " +
+                     name_ranks(missing) + " (rank " + std::to_string(session_.rank()) + ")",
+                 missing);
+  }
+  members.resize(static_cast<std::size_t>(count));
+  for (int i = 0; i < count; ++i) {
+    members[static_cast<std::size_t>(i)] = elastic->members[i];
+  }
+  return {};
+}
+
+void Call::suspend() {
+  enter(Phase::kSignalled);
+  occupies_ = false;
+  session_.busy.store(false, std::memory_order_release);
+}
+
+Status Call::resume(contract::Operator op) {
+  WAYBILL_RETURN_IF_ERROR(session_.occupy(contract::name_of(op)));
+  occupies_ = true;
+  op_ = op;
+  return {};
+}
+
 Status Call::wait_half() {
-  // The last call that used this half. Its readers are all ranks of the group.
-  const window::Stamp last = stamp(session_.epoch, session_.number - 2);
+  // The last call that used this half; its members read it.
+  const window::Stamp last = window::stamp(session_.epoch, session_.number - 2);
   enter(Phase::kWaitHalf);
   return to_status(wait_for(session_,
                             {.word = &window::ControlPage::done,
                              .target = last,
-                             .ranks = session_.everyone(),
-                             .timeout = session_.options().timeout,
+                             .ranks = session_.half_users[half_],
+                             .timeout = timeout_,
                              .ended_is_arrived = true}),
                    Phase::kWaitHalf);
+}
+
+void Call::publish_refusal(const Status& why, std::uint32_t kind) {
+  header_.refused = kind;
+  copy_text(header_.refusal_argument, why.info().argument);
+  copy_text(header_.refusal_text, why.message());
+  signal();
 }
 
 Status Call::refuse(Status why) {
   if (Status status = wait_half(); !status.ok()) {
     return why;  // the bad argument is the nearer cause; the group says that it needs a reset
   }
-  header_.refused = 1;
-  copy_text(header_.refusal_argument, why.info().argument);
-  copy_text(header_.refusal_text, why.message());
-  signal();
+  publish_refusal(why, window::kRefusedArguments);
   end();
   return why;
+}
+
+Status Call::give_up(Status why) {
+  if (Status status = wait_half(); !status.ok()) {
+    return why;
+  }
+  publish_refusal(why, window::kFailedElsewhere);
+  session_.reset_needed = why.message();
+  failed_ = true;
+  end();
+  return why;
+}
+
+void Call::poison(const Status& why) {
+  failed_ = true;
+  session_.reset_needed = why.message();
+  session_.post(session_.page().left, stamp_);
+  numerics::stream_fence();
 }
 
 Result<std::byte*> Call::open_half(std::int64_t bytes) {
@@ -123,66 +176,115 @@ Result<std::byte*> Call::open_half(std::int64_t bytes) {
 }
 
 void Call::signal() {
-  session_.page().headers[half_] = header_;
+  // A rank that takes this rank for a member of another call may be reading the header: it looks at
+  // the stamp before and after.
+  window::CallHeader& page = session_.page().headers[half_];
+  std::atomic_ref<window::Stamp> published(page.stamp);
+  published.store(0, std::memory_order_relaxed);
+  window::fence_all();
+  header_.stamp = 0;
+  page = header_;
+  header_.stamp = stamp_;
+  published.store(stamp_, std::memory_order_release);
   numerics::stream_fence();
   session_.post(session_.page().signalled, stamp_);
   enter(Phase::kSignalled);
 }
 
+/// False when the header is of another call.
+bool Call::copy_header(int rank, window::CallHeader& header) const {
+  const window::CallHeader& page = session_.peer(rank).control->headers[half_];
+  std::memcpy(&header, &page, sizeof(header));
+  window::fence_reads();
+  // Peers map the page read-only; an atomic load does not write.
+  std::atomic_ref<window::Stamp> published(const_cast<window::Stamp&>(page.stamp));
+  return header.stamp == stamp_ && published.load(std::memory_order_acquire) == stamp_;
+}
+
 Status Call::gather() {
   enter(Phase::kWaitSignals);
+  auto& waited = session_.scratch().waited_us;
+  std::fill(waited.begin(), waited.end(), 0);
   Status status = to_status(wait_for(session_,
                                      {.word = &window::ControlPage::signalled,
                                       .target = stamp_,
-                                      .ranks = session_.everyone(),
-                                      .timeout = session_.options().timeout}),
+                                      .ranks = session_.scratch().members,
+                                      .timeout = timeout_,
+                                      .waited_us = &waited}),
                             Phase::kWaitSignals);
+  update_performance();
   if (!status.ok()) {
     return status;
   }
   auto& headers = session_.scratch().headers;
-  headers.resize(static_cast<std::size_t>(session_.world_size()));
-  for (int r = 0; r < session_.world_size(); ++r) {
-    std::memcpy(&headers[static_cast<std::size_t>(r)],
-                &session_.peer(r).control->headers[half_],
-                sizeof(window::CallHeader));
+  headers.resize(session_.scratch().members.size());
+  for (int i = 0; i < num_members(); ++i) {
+    if (!copy_header(rank_of(i), headers[static_cast<std::size_t>(i)])) {
+      return fail(StatusCode::kInvalidState,
+                  "expected every rank at the same call, got rank " + std::to_string(rank_of(i)) +
+                      " at a later one than this rank's call " + std::to_string(session_.number) +
+                      ": elastic_info left this rank out of some (rank " +
+                      std::to_string(session_.rank()) + ")",
+                  {rank_of(i)});
+    }
   }
   status = compare_headers();
-  if (!status.ok()) {
+  if (!status.ok() && !failed_) {
     Status ended = finish();
     return ended.ok() ? status : ended;
   }
   enter(Phase::kPull);
-  return {};
+  return status;
+}
+
+void Call::update_performance() const {
+  if (!performance_info_) {
+    return;
+  }
+  // The one argument that an operator writes to.
+  auto* values = static_cast<std::int64_t*>(const_cast<void*>(performance_info_->data));
+  const std::int64_t stride = performance_info_->strides[0];
+  for (int rank = 0; rank < session_.world_size(); ++rank) {
+    const std::int64_t waited = session_.scratch().waited_us[static_cast<std::size_t>(rank)];
+    values[rank * stride] = std::max(values[rank * stride], waited);
+  }
 }
 
 Status Call::compare_headers() {
   const auto& headers = session_.scratch().headers;
   std::vector<int> refusing;
+  const window::CallHeader* first = nullptr;
+  bool gave_up = false;
   auto& agreements = session_.scratch().agreements;
   agreements.clear();
   for (const window::CallHeader& header : headers) {
     if (header.refused != 0) {
-      refusing.push_back(static_cast<int>(agreements.size()));
+      refusing.push_back(rank_of(static_cast<int>(agreements.size())));
+      first = first == nullptr ? &header : first;
+      gave_up = gave_up || header.refused == window::kFailedElsewhere;
     }
     agreements.push_back(header.agreement);
   }
-  if (!refusing.empty()) {
-    const window::CallHeader& first = headers[static_cast<std::size_t>(refusing.front())];
-    const std::string name = contract::name_of(op_);
-    return error(StatusCode::kMismatch,
-                 name,
-                 read_text(first.refusal_argument),
-                 name + ": expected arguments that every rank accepts, got a refusal of " +
-                     name_ranks(refusing) + ": " + read_text(first.refusal_text),
-                 refusing);
+  if (first == nullptr) {
+    return contract::compare(checker(), agreements, session_.scratch().members);
   }
-  return contract::compare(checker(), agreements);
+  const std::string why = name_ranks(refusing) + ": " + read_text(first->refusal_text);
+  if (gave_up) {
+    return fail(StatusCode::kMismatch,
+                "expected every rank to go on, got a failure of another group of " + why,
+                refusing);
+  }
+  const std::string name = contract::name_of(op_);
+  return error(StatusCode::kMismatch,
+               name,
+               read_text(first->refusal_argument),
+               name + ": expected arguments that every rank accepts, got a refusal of " + why,
+               refusing);
 }
 
 bool Call::still_valid() const {
   window::fence_reads();
-  for (int r = 0; r < session_.world_size(); ++r) {
+  for (const int r : session_.scratch().members) {
     const window::ControlPage& page = *session_.peer(r).control;
     const window::Stamp left = page.left.load();
     if (left == stamp_ || window::epoch_of(left) > session_.epoch ||
@@ -197,7 +299,7 @@ Status Call::finish() {
   if (!still_valid()) {
     // A publisher that gave up may have done so because of a rank that ended.
     std::vector<int> ended;
-    for (const int r : session_.everyone()) {
+    for (const int r : session_.scratch().members) {
       if (r != session_.rank() && session_.transport().has_ended(r)) {
         ended.push_back(r);
       }
@@ -220,7 +322,7 @@ Status Call::wait_readers(const std::vector<int>& readers) {
                             {.word = &window::ControlPage::done,
                              .target = stamp_,
                              .ranks = readers,
-                             .timeout = session_.options().timeout}),
+                             .timeout = timeout_}),
                    Phase::kWaitReaders);
 }
 
@@ -231,6 +333,7 @@ Status Call::abandon(const Status& why) {
 
 void Call::end() {
   done_ = true;
+  session_.half_users[half_] = session_.scratch().members;
   session_.post(session_.page().done, stamp_);
 }
 
@@ -252,8 +355,7 @@ Status Call::to_status(WaitResult result, Phase phase) {
       return {};
     case WaitEnd::kTimeout:
       return fail(StatusCode::kTimeout,
-                  who + " did not come within " +
-                      std::to_string(session_.options().timeout.count()) + " ms" + when,
+                  who + " did not come within " + std::to_string(timeout_.count()) + " ms" + when,
                   std::move(result.ranks));
     case WaitEnd::kLost: {
       const char* text =

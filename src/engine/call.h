@@ -19,19 +19,42 @@ namespace waybill::engine {
 /// One numbered call of a group, from its start to `done`. Every path out of it leaves the protocol
 /// in order: a call that is dropped without finish() posts `done` like one that failed locally.
 ///
-///   begin -> (refuse) | open_half -> signal -> gather -> reads -> finish -> (wait_readers)
+///   begin -> choose_members -> (refuse) | open_half -> signal -> gather -> reads -> finish
+///   -> (wait_readers)
+///
+/// Members are the ranks that take part, by their number in the call: all ranks of the group, or
+/// those that elastic_info leaves, by their new number.
 class Call {
  public:
-  Call(Session& session, contract::Operator op) noexcept : session_(session), op_(op) {}
+  Call(Session& session, contract::Operator op) noexcept
+      : session_(session), op_(op), timeout_(session.options().timeout) {}
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
   ~Call();
 
   /// Takes the next number. On kInvalidState the call never was.
   Status begin();
+  /// Takes the members from elastic_info. kInvalidState when a rank that the last reset did not
+  /// find is among them.
+  Status choose_members(const std::optional<TensorView>& elastic_info);
   /// Publishes that this rank's arguments are bad and gives `why` back. Waits for nobody but, when
   /// the half it needs is still read, its readers.
   Status refuse(Status why);
+  /// The same after a failure of another group that this call depends on: all members fail with it
+  /// and the group needs a reset.
+  Status give_up(Status why);
+  /// A failure of another group after this call was published here: the group needs a reset.
+  void poison(const Status& why);
+  /// In place of the group's timeout.
+  void set_timeout(std::chrono::milliseconds timeout) noexcept { timeout_ = timeout; }
+  /// (E,) int64: gather() raises its elements to the microseconds waited for each rank.
+  void measure(const std::optional<TensorView>& performance_info) noexcept {
+    performance_info_ = performance_info;
+  }
+
+  /// Between setup and teardown: lets go of the group, and takes it again as `op`.
+  void suspend();
+  Status resume(contract::Operator op);
 
   /// The half of this call, free to be written, with `bytes` reserved.
   Result<std::byte*> open_half(std::int64_t bytes);
@@ -39,7 +62,7 @@ class Call {
   window::CallHeader& header() noexcept { return header_; }
   /// Makes all that was written readable. After this peers may read until they post `done`.
   void signal();
-  /// Waits for the signal of every rank, copies the headers into scratch and compares them.
+  /// Waits for the signal of every member, copies the headers into scratch and compares them.
   Status gather();
   /// Ends the reading: kInvalidState when a publisher moved on meanwhile (nothing that was read may
   /// be used), else posts `done`.
@@ -49,14 +72,27 @@ class Call {
   /// This rank alone failed after its signal: ends the reading and gives `why` back.
   Status abandon(const Status& why);
 
+  int num_members() const noexcept { return static_cast<int>(session_.scratch().members.size()); }
+  /// Position in the group of number `member`.
+  int rank_of(int member) const noexcept {
+    return session_.scratch().members[static_cast<std::size_t>(member)];
+  }
+  contract::Operator op() const noexcept { return op_; }
+  window::Stamp stamp() const noexcept { return stamp_; }
+
+  /// True once `done` is posted.
+  bool is_over() const noexcept { return done_; }
   /// True after a timeout, a loss, an interrupt or a reset: the group needs a reset.
   bool has_failed() const noexcept { return failed_; }
 
-  const window::CallHeader& header_of(int rank) const noexcept {
-    return session_.scratch().headers[static_cast<std::size_t>(rank)];
+  const window::CallHeader& header_of(int member) const noexcept {
+    return session_.scratch().headers[static_cast<std::size_t>(member)];
   }
-  /// Start of the half of this call at `rank`.
-  const std::byte* half_of(int rank) const noexcept { return session_.peer(rank).halves[half_]; }
+  const transport::PeerMemory& peer_of(int member) const noexcept {
+    return session_.peer(rank_of(member));
+  }
+  /// Start of the half of this call at `member`.
+  const std::byte* half_of(int member) const noexcept { return peer_of(member).halves[half_]; }
   /// Session::make_tensor for an output of this call.
   Status make_output(Tensor& output,
                      DType dtype,
@@ -73,6 +109,9 @@ class Call {
 
  private:
   Status wait_half();
+  bool copy_header(int rank, window::CallHeader& header) const;
+  void publish_refusal(const Status& why, std::uint32_t kind);
+  void update_performance() const;
   Status to_status(WaitResult result, Phase phase);
   Status fail(StatusCode code, std::string message, std::vector<int> ranks);
   Status compare_headers();
@@ -80,10 +119,13 @@ class Call {
   void end();
 
   Session& session_;
-  const contract::Operator op_;
+  contract::Operator op_;
+  std::chrono::milliseconds timeout_;
+  std::optional<TensorView> performance_info_;
   window::Stamp stamp_ = 0;
   std::size_t half_ = 0;
   bool begun_ = false;
+  bool occupies_ = false;
   bool done_ = false;
   bool failed_ = false;
   window::CallHeader header_;

@@ -1,358 +1,297 @@
-#include "waybill/combine.h"
+#include "engine/combine.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
+#include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
-#include "base/errors.h"
-#include "contract/combine_contract.h"
-#include "engine/call.h"
+#include "engine/combine_sum.h"
 #include "engine/row_source.h"
-#include "engine/session.h"
 #include "engine/stopwatch.h"
 #include "numerics/float_mode.h"
-#include "routing/return_plan.h"
-#include "window/layout.h"
+#include "numerics/kernels.h"
 
 namespace waybill::engine {
-namespace {
 
-using contract::CombineShape;
+using contract::Operator;
 using window::CallHeader;
 using window::CombineLayout;
 using window::ReturnEntry;
 
-/// One call of combine.
-class Combine {
- public:
-  Combine(Session& session, const CombineArgs& args)
-      : session_(session), args_(args), call_(session, contract::Operator::kCombineV2) {}
-
-  Result<Tensor> run() {
-    const numerics::DefaultFloatMode float_mode;
-    WAYBILL_RETURN_IF_ERROR(call_.begin());
-    if (Status status = check(); !status.ok()) {
-      return call_.refuse(std::move(status));
+Status Combine::start() {
+  const numerics::DefaultFloatMode float_mode;
+  WAYBILL_RETURN_IF_ERROR(call_.begin());
+  WAYBILL_RETURN_IF_ERROR(tp_.begin());
+  if (Status status = check(); !status.ok()) {
+    return tp_.refuse(std::move(status));
+  }
+  if (tp_.exists()) {
+    if (Status status = exchange_tp(); !status.ok()) {
+      return tp_.follow_tp(std::move(status), false);
     }
-    WAYBILL_RETURN_IF_ERROR(publish());
-    WAYBILL_RETURN_IF_ERROR(call_.gather());
+    return {};
+  }
+  return publish();
+}
+
+Result<CombineOutputs> Combine::complete() {
+  const numerics::DefaultFloatMode float_mode;
+  Status status = call_.gather();
+  if (status.ok()) {
     const Stopwatch watch;
-    Status status = locate();
+    status = locate();
     if (status.ok()) {
-      status = call_.make_output(output_, shape_.dtype, {shape_.bs, shape_.h});
+      status = sum();
     }
-    if (status.ok()) {
-      sum();
-    }
-    const std::int64_t sum_us = watch.microseconds();
-    Status ended = status.ok() ? call_.finish() : call_.abandon(status);
-    // Also after an error of this rank alone: peers still read the rows that lie in the pool.
-    if (in_place_ && !call_.has_failed()) {
-      WAYBILL_RETURN_IF_ERROR(wait_readers());
-    }
-    WAYBILL_RETURN_IF_ERROR(std::move(ended));
-    count(sum_us + publish_us_);
-    return std::move(output_);
+    copy_us_ += watch.microseconds();
+    status = status.ok() ? call_.finish() : call_.abandon(status);
   }
-
- private:
-  Scratch& scratch() noexcept { return session_.scratch(); }
-  int num_ranks() const noexcept { return shape_.topology.num_ranks; }
-
-  // Rows as they travel: with comm_quant_mode int8 and, beside them, scales.
-  std::int64_t row_bytes() const noexcept {
-    return shape_.quantised ? shape_.h : shape_.h * size_of(shape_.dtype);
+  if (tp_.exists() && call_.has_failed()) {
+    tp_.call().poison(status);
   }
-  std::int64_t scales_bytes() const noexcept {
-    return shape_.quantised ? numerics::num_comm_groups(shape_.h) * size_of(shape_.dtype) : 0;
-  }
-  std::int64_t least_tokens() const noexcept { return least_items(row_bytes() * shape_.slots()); }
+  WAYBILL_RETURN_IF_ERROR(wait_readers(status));
+  count();
+  return std::move(outputs_);
+}
 
-  CombineLayout layout_of(const CallHeader& header) const noexcept {
-    return CombineLayout::of({.num_ranks = num_ranks(),
-                              .num_entries = header.num_entries,
-                              .copied_rows = header.in_pool != 0 ? 0 : header.num_rows,
-                              .row_bytes = row_bytes(),
-                              .scales_bytes = scales_bytes()});
-  }
+std::int64_t Combine::row_bytes() const noexcept {
+  return shape_.quantised ? shape_.h : shape_.h * size_of(shape_.dtype);
+}
 
-  Status check() {
-    auto shape = contract::check_combine(session_.facts(), args_);
-    if (!shape.ok()) {
-      return shape.status();
-    }
-    shape_ = *shape;
-    ids_ = routing::Grid<std::int32_t>(args_.expert_ids);
-    WAYBILL_RETURN_IF_ERROR(routing::count(
-        call_.checker(), shape_.topology, ids_, pairs(), shape_.bs, shape_.k, scratch().counts));
+std::int64_t Combine::scales_bytes() const noexcept {
+  return shape_.quantised ? numerics::num_comm_groups(shape_.h) * size_of(shape_.dtype) : 0;
+}
+
+CombineLayout Combine::layout_of(const CallHeader& header, int member) const noexcept {
+  const std::int64_t form = header.agreement[contract::Agreed::kForm];
+  const std::int64_t cells = num_ranks() * shape_.topology.local_experts(member);
+  return CombineLayout::of(
+      {.num_ranks = num_ranks(),
+       .num_entries = form == contract::kFormOccurrences ? 0 : header.num_entries,
+       .num_counts = form == contract::kFormTriples ? 0 : cells,
+       .copied_rows = header.in_pool != 0 ? 0 : header.num_rows,
+       .row_bytes = row_bytes(),
+       .scales_bytes = scales_bytes()});
+}
+
+Status Combine::check() {
+  WAYBILL_RETURN_IF_ERROR(call_.choose_members(args_.elastic_info));
+  auto shape = contract::check_rows(session_.facts(tp_.session()), args_, call_.op());
+  if (!shape.ok()) {
+    return shape.status();
+  }
+  shape_ = *shape;
+  call_.measure(args_.performance_info);
+  if (call_.op() != Operator::kCombineSetup) {
+    WAYBILL_RETURN_IF_ERROR(check_own_tokens(call_.op()));
+  }
+  if (norm_ != nullptr) {
+    WAYBILL_RETURN_IF_ERROR(contract::check_norm(session_.facts(), shape_, *norm_));
+  }
+  return plan_returns();
+}
+
+Status Combine::check_own_tokens(Operator op) {
+  WAYBILL_RETURN_IF_ERROR(contract::check_tokens(session_.facts(), shape_, args_, op));
+  ids_ = routing::Grid<std::int32_t>(args_.expert_ids);
+  const contract::Checker checker(op, session_.facts());
+  return routing::count(
+      checker, shape_.topology, ids_, pairs(), shape_.bs, shape_.k, scratch().counts);
+}
+
+Status Combine::take_tokens(const CombineArgs& args) {
+  args_ = args;
+  return check_own_tokens(Operator::kCombineTeardown);
+}
+
+/// Counts the rows that go back to each owner.
+Status Combine::plan_returns() {
+  auto& offsets = scratch().owner_offsets;
+  if (shape_.form == contract::kFormTriples) {
     triples_ = {static_cast<const std::int32_t*>(args_.assist_info_for_combine.data),
                 args_.assist_info_for_combine.strides[0],
                 shape_.rows};
     return routing::count_returns(
         call_.checker(),
         triples_,
-        {.num_ranks = num_ranks(), .max_bs = shape_.gbs / num_ranks(), .slots = shape_.slots()},
-        scratch().owner_offsets);
+        {.num_ranks = num_ranks(), .max_bs = shape_.max_bs(), .slots = shape_.slots()},
+        offsets);
   }
+  const routing::Grid<std::int32_t> counts(args_.ep_send_counts);
+  offsets.assign(static_cast<std::size_t>(num_ranks()) + 1, 0);
+  std::int32_t before = 0;
+  for (std::int64_t i = 0; i < num_ranks() * shape_.local_experts(); ++i) {
+    offsets[static_cast<std::size_t>(i % num_ranks()) + 1] += counts(i, 0) - before;
+    before = counts(i, 0);
+  }
+  for (std::size_t r = 1; r < offsets.size(); ++r) {
+    offsets[r] += offsets[r - 1];
+  }
+  return {};
+}
 
-  routing::ActivePairs pairs() const { return {args_.x_active_mask, shape_.k}; }
+Status Combine::publish() {
+  CallHeader& header = call_.header();
+  header.agreement = contract::agreement_of(shape_, args_.comm_quant_mode);
+  header.bs = shape_.bs;
+  header.num_entries = shape_.rows;
+  header.num_rows = shape_.rows;
+  if (!shape_.quantised && !tp_.exists() && args_.expand_x.is_contiguous()) {
+    header.pool_offset = session_.pool().offset_of(args_.expand_x.data, shape_.rows * row_bytes());
+    in_place_ = header.pool_offset >= 0;
+    header.in_pool = in_place_ ? 1 : 0;
+  }
+  const CombineLayout layout = layout_of(header, shape_.topology.rank);
+  auto half = call_.open_half(layout.end);
+  if (!half.ok()) {
+    return half.status();
+  }
+  const Stopwatch watch;
+  publish_places(*half, layout);
+  if (tp_.exists()) {
+    add_peer_rows(*half + layout.rows.offset);
+  } else if (!in_place_) {
+    copy_rows(*half, layout);
+  }
+  copy_us_ += watch.microseconds();
+  call_.signal();
+  return {};
+}
 
-  Status publish() {
-    CallHeader& header = call_.header();
-    header.agreement = contract::agreement_of(shape_, args_);
-    header.bs = shape_.bs;
-    header.num_entries = shape_.rows;
-    header.num_rows = shape_.rows;
-    if (!shape_.quantised && args_.expand_x.is_contiguous()) {
-      header.pool_offset =
-          session_.pool().offset_of(args_.expand_x.data, shape_.rows * row_bytes());
-      in_place_ = header.pool_offset >= 0;
-      header.in_pool = in_place_ ? 1 : 0;
-    }
-    const CombineLayout layout = layout_of(header);
-    auto half = call_.open_half(layout.end);
-    if (!half.ok()) {
-      return half.status();
-    }
-    const Stopwatch watch;
-    std::memcpy(*half + layout.owner_offsets.offset,
-                scratch().owner_offsets.data(),
-                static_cast<std::size_t>(layout.owner_offsets.bytes));
+void Combine::publish_places(std::byte* half, const CombineLayout& layout) {
+  std::memcpy(half + layout.owner_offsets.offset,
+              scratch().owner_offsets.data(),
+              static_cast<std::size_t>(layout.owner_offsets.bytes));
+  if (shape_.form == contract::kFormTriples) {
     routing::sort_by_owner(triples_,
                            scratch().owner_offsets,
                            scratch().cursor,
-                           std::span(reinterpret_cast<ReturnEntry*>(*half + layout.entries.offset),
+                           std::span(reinterpret_cast<ReturnEntry*>(half + layout.entries.offset),
                                      static_cast<std::size_t>(shape_.rows)));
-    if (!in_place_) {
-      copy_rows(*half, layout);
-    }
-    publish_us_ = watch.microseconds();
-    call_.signal();
-    return {};
+    return;
   }
+  const routing::Grid<std::int32_t> counts(args_.ep_send_counts);
+  auto* published = reinterpret_cast<std::int32_t*>(half + layout.counts.offset);
+  for (std::int64_t i = 0; i < num_ranks() * shape_.local_experts(); ++i) {
+    published[i] = counts(i, 0);
+  }
+}
 
-  void copy_rows(std::byte* half, const CombineLayout& layout) {
-    const RowSource source(args_.expand_x);
-    std::byte* rows = half + layout.rows.offset;
-    std::byte* scales = half + layout.scales.offset;
-    session_.workers().run(
-        shape_.rows, least_items(row_bytes()), [&](std::int64_t begin, std::int64_t end) {
-          std::vector<std::byte> gathered(source.scratch_bytes());
-          for (std::int64_t i = begin; i < end; ++i) {
-            const std::byte* row = source.get(i, gathered.data());
-            if (shape_.quantised) {
-              session_.kernels().comm_quantise_row(
-                  row,
-                  shape_.dtype,
-                  shape_.h,
-                  reinterpret_cast<std::int8_t*>(rows + i * row_bytes()),
-                  scales + i * scales_bytes());
-            } else {
-              std::memcpy(rows + i * row_bytes(), row, static_cast<std::size_t>(row_bytes()));
-            }
+void Combine::copy_rows(std::byte* half, const CombineLayout& layout) {
+  const RowSource source(args_.expand_x);
+  std::byte* rows = half + layout.rows.offset;
+  std::byte* scales = half + layout.scales.offset;
+  session_.workers().run(
+      shape_.rows, least_items(row_bytes()), [&](std::int64_t begin, std::int64_t end) {
+        std::vector<std::byte> gathered(source.scratch_bytes());
+        for (std::int64_t i = begin; i < end; ++i) {
+          const std::byte* row = source.get(i, gathered.data());
+          if (shape_.quantised) {
+            session_.kernels().comm_quantise_row(
+                row,
+                shape_.dtype,
+                shape_.h,
+                reinterpret_cast<std::int8_t*>(rows + i * row_bytes()),
+                scales + i * scales_bytes());
+          } else {
+            std::memcpy(rows + i * row_bytes(), row, static_cast<std::size_t>(row_bytes()));
           }
-        });
-  }
-
-  Status corrupt(int r) const {
-    const std::string name = contract::name_of(contract::Operator::kCombineV2);
-    return error(StatusCode::kInternal,
-                 name,
-                 "",
-                 name + ": what rank " + std::to_string(r) + " published cannot be (rank " +
-                     std::to_string(session_.rank()) + ")");
-  }
-
-  bool is_sane(const CallHeader& header, int r) const {
-    const std::int64_t bytes = session_.peer(r).window_bytes;
-    const std::int64_t most = bytes / std::max<std::int64_t>(row_bytes(), sizeof(ReturnEntry));
-    return header.num_entries >= 0 && header.num_entries <= most &&
-           header.num_rows == header.num_entries && layout_of(header).end <= bytes &&
-           (header.in_pool == 0 || (!shape_.quantised && header.pool_offset >= 0 &&
-                                    header.pool_offset <= bytes - header.num_rows * row_bytes()));
-  }
-
-  /// Finds where the row of every (token, slot) of this rank lies.
-  Status locate() {
-    const auto places = static_cast<std::size_t>(shape_.bs * shape_.slots());
-    scratch().rows.assign(places, nullptr);
-    scratch().received_rows.clear();
-    scratch().scales.assign(shape_.quantised ? places : 0, nullptr);
-    for (int r = 0; r < num_ranks(); ++r) {
-      if (!is_sane(call_.header_of(r), r)) {
-        return corrupt(r);
-      }
-      WAYBILL_RETURN_IF_ERROR(locate_from(r));
-    }
-    return check_complete();
-  }
-
-  Status locate_from(int r) {
-    const CallHeader& header = call_.header_of(r);
-    const CombineLayout layout = layout_of(header);
-    const std::byte* half = call_.half_of(r);
-    const auto* offsets = reinterpret_cast<const std::int32_t*>(half + layout.owner_offsets.offset);
-    const std::int64_t begin = offsets[shape_.topology.rank];
-    const std::int64_t end = offsets[shape_.topology.rank + 1];
-    if (begin < 0 || begin > end || end > header.num_entries) {
-      return corrupt(r);
-    }
-    scratch().received_rows.push_back(end - begin);
-    const auto* entries = reinterpret_cast<const ReturnEntry*>(half + layout.entries.offset);
-    const std::byte* rows = header.in_pool != 0 ? session_.peer(r).pool + header.pool_offset
-                                                : half + layout.rows.offset;
-    for (std::int64_t i = begin; i < end; ++i) {
-      const ReturnEntry entry = entries[i];
-      if (entry.row < 0 || entry.row >= header.num_rows || entry.token < 0 || entry.slot < 0 ||
-          entry.slot >= shape_.slots()) {
-        return corrupt(r);
-      }
-      if (entry.token >= shape_.bs || !expects(entry.token, entry.slot)) {
-        continue;
-      }
-      const auto place = static_cast<std::size_t>(entry.token * shape_.slots() + entry.slot);
-      if (scratch().rows[place] != nullptr) {
-        return call_.checker().fail("assist_info_for_combine",
-                                    "one row for token " + std::to_string(entry.token) + ", slot " +
-                                        std::to_string(entry.slot),
-                                    "a second one, from rank " + std::to_string(r));
-      }
-      scratch().rows[place] = rows + entry.row * row_bytes();
-      if (shape_.quantised) {
-        scratch().scales[place] = half + layout.scales.offset + entry.row * scales_bytes();
-      }
-    }
-    return {};
-  }
-
-  bool expects(std::int64_t token, std::int64_t slot) const {
-    return slot < shape_.k ? pairs().pair(token, slot) : pairs().token(token);
-  }
-
-  Status check_complete() {
-    for (std::int64_t t = 0; t < shape_.bs; ++t) {
-      for (std::int64_t slot = 0; slot < shape_.slots(); ++slot) {
-        if (scratch().rows[static_cast<std::size_t>(t * shape_.slots() + slot)] == nullptr &&
-            expects(t, slot)) {
-          return call_.checker().fail(
-              "assist_info_for_combine",
-              "a row for token " + std::to_string(t) + ", slot " + std::to_string(slot),
-              "none from any rank");
         }
-      }
-    }
-    return {};
-  }
+      });
+}
 
-  void sum() {
-    session_.workers().run(shape_.bs, least_tokens(), [&](std::int64_t begin, std::int64_t end) {
-      sum_tokens(begin, end);
-    });
+Status Combine::sum() {
+  const Dims rows = norm_ != nullptr ? Dims{shape_.bs, 1, shape_.h} : Dims{shape_.bs, shape_.h};
+  WAYBILL_RETURN_IF_ERROR(call_.make_output(outputs_.x, shape_.dtype, rows));
+  if (norm_ != nullptr) {
+    WAYBILL_RETURN_IF_ERROR(call_.make_output(outputs_.y, shape_.dtype, rows));
+    WAYBILL_RETURN_IF_ERROR(call_.make_output(outputs_.rstd, DType::kFloat32, {shape_.bs, 1, 1}));
   }
+  const TokenSums sums(session_, shape_, args_, norm_, outputs_);
+  session_.workers().run(shape_.bs,
+                         least_items(row_bytes() * shape_.slots()),
+                         [&](std::int64_t begin, std::int64_t end) { sums.run(begin, end); });
+  return {};
+}
 
-  /// Terms in the order of ops.md section 7.2: k, then shared experts, then shared_expert_x.
-  void sum_tokens(std::int64_t begin, std::int64_t end) {
-    const routing::ActivePairs active = pairs();
-    const routing::Grid<float> weights(args_.expert_scales);
-    const std::int64_t out_bytes = shape_.h * size_of(shape_.dtype);
-    thread_local std::vector<numerics::Term> terms;
-    thread_local std::vector<std::byte> dequantised;
-    thread_local std::vector<std::byte> gathered;
-    terms.resize(static_cast<std::size_t>(shape_.slots() + 1));
-    dequantised.resize(shape_.quantised ? static_cast<std::size_t>(shape_.slots() * out_bytes) : 0);
-    gathered.resize(static_cast<std::size_t>(out_bytes));
-    for (std::int64_t t = begin; t < end; ++t) {
-      std::size_t count = 0;
-      for (std::int64_t slot = 0; slot < shape_.slots(); ++slot) {
-        const bool routed = slot < shape_.k;
-        if (routed ? active.pair(t, slot) : active.token(t)) {
-          const void* row = row_of(t, slot, dequantised.data() + slot * out_bytes);
-          terms[count++] = {row, routed ? weights(t, slot) : 1.0F};
-        }
-      }
-      if (args_.shared_expert_x && active.token(t)) {
-        const RowSource shared(*args_.shared_expert_x);
-        terms[count++] = {shared.get(t, gathered.data()), 1.0F};
-      }
-      session_.kernels().weighted_sum(terms.data(),
-                                      static_cast<std::int64_t>(count),
-                                      shape_.dtype,
-                                      shape_.h,
-                                      output_.buffer.data() + t * out_bytes);
-    }
-  }
+std::int64_t Combine::returned_to(int r) {
+  const auto& offsets = scratch().owner_offsets;
+  return offsets[static_cast<std::size_t>(r) + 1] - offsets[static_cast<std::size_t>(r)];
+}
 
-  const void* row_of(std::int64_t token, std::int64_t slot, std::byte* dequantised) {
-    const auto place = static_cast<std::size_t>(token * shape_.slots() + slot);
-    const std::byte* row = scratch().rows[place];
-    if (!shape_.quantised) {
-      return row;
-    }
-    session_.kernels().comm_dequantise_row(reinterpret_cast<const std::int8_t*>(row),
-                                           scratch().scales[place],
-                                           shape_.dtype,
-                                           shape_.h,
-                                           dequantised);
-    return dequantised;
-  }
-
-  std::int64_t returned_to(int r) {
-    const auto& offsets = scratch().owner_offsets;
-    return offsets[static_cast<std::size_t>(r) + 1] - offsets[static_cast<std::size_t>(r)];
-  }
-
-  Status wait_readers() {
+/// Also after an error of this rank alone: peers still read the rows that lie in the pool.
+Status Combine::wait_readers(const Status& ended) {
+  if (in_place_ && !call_.has_failed()) {
     auto& readers = scratch().readers;
     readers.clear();
     for (int r = 0; r < num_ranks(); ++r) {
       if (returned_to(r) > 0) {
-        readers.push_back(r);
+        readers.push_back(call_.rank_of(r));
       }
     }
-    return call_.wait_readers(readers);
+    WAYBILL_RETURN_IF_ERROR(call_.wait_readers(readers));
   }
-
-  void count(std::int64_t copy_us) {
-    const std::lock_guard lock(session_.stats_mutex);
-    GroupStats& stats = session_.counted;
-    stats.completed = session_.number;
-    stats.copy_total_us += copy_us;
-    const std::int64_t bytes = row_bytes() + scales_bytes();
-    if (in_place_) {
-      stats.rows_in_place += shape_.rows;
-    } else {
-      stats.bytes_published += shape_.rows * bytes;
-    }
-    for (int r = 0; r < num_ranks(); ++r) {
-      const auto i = static_cast<std::size_t>(r);
-      stats.combine.rows_sent[i] += returned_to(r);
-      stats.combine.bytes_sent[i] += returned_to(r) * bytes;
-      stats.combine.rows_received[i] += scratch().received_rows[i];
-      stats.combine.bytes_received[i] += scratch().received_rows[i] * bytes;
-      stats.bytes_reduced += scratch().received_rows[i] * bytes;
+  if (tp_in_place_ && !tp_.call().has_failed()) {
+    if (Status status = tp_.call().wait_readers({tp_.peer()}); !status.ok()) {
+      return tp_.follow_tp(std::move(status), true);
     }
   }
+  return ended;
+}
 
-  Session& session_;
-  const CombineArgs& args_;
-  Call call_;
-  CombineShape shape_;
-  routing::Grid<std::int32_t> ids_;
-  routing::TripleView triples_{};
-  bool in_place_ = false;
-  std::int64_t publish_us_ = 0;
-  Tensor output_;
-};
+void Combine::count() {
+  const std::lock_guard lock(session_.stats_mutex);
+  GroupStats& stats = session_.counted;
+  stats.completed = session_.number;
+  stats.copy_total_us += copy_us_;
+  const std::int64_t bytes = row_bytes() + scales_bytes();
+  if (in_place_) {
+    stats.rows_in_place += shape_.rows;
+  } else {
+    stats.bytes_published += shape_.rows * bytes;
+  }
+  for (int member = 0; member < num_ranks(); ++member) {
+    const auto r = static_cast<std::size_t>(call_.rank_of(member));
+    const std::int64_t received = scratch().received_rows[static_cast<std::size_t>(member)];
+    stats.combine.rows_sent[r] += returned_to(member);
+    stats.combine.bytes_sent[r] += returned_to(member) * bytes;
+    stats.combine.rows_received[r] += received;
+    stats.combine.bytes_received[r] += received * bytes;
+    stats.bytes_reduced += received * bytes;
+  }
+}
 
-}  // namespace
 }  // namespace waybill::engine
 
 namespace waybill {
 
 Result<Tensor> combine(Group& group, const CombineArgs& args) {
-  return engine::Combine(group.session(), args).run();
+  engine::Combine call(group.session(), args, contract::operator_of(args));
+  if (Status status = call.start(); !status.ok()) {
+    return status;
+  }
+  auto outputs = call.complete();
+  if (!outputs.ok()) {
+    return outputs.status();
+  }
+  return std::move(outputs->x);
+}
+
+Result<CombineAddRmsNormResult> combine_add_rms_norm(Group& group,
+                                                     const CombineAddRmsNormArgs& args) {
+  engine::Combine call(
+      group.session(), args.combine, contract::Operator::kCombineAddRmsNorm, &args);
+  if (Status status = call.start(); !status.ok()) {
+    return status;
+  }
+  auto outputs = call.complete();
+  if (!outputs.ok()) {
+    return outputs.status();
+  }
+  return CombineAddRmsNormResult{
+      std::move(outputs->y), std::move(outputs->rstd), std::move(outputs->x)};
 }
 
 }  // namespace waybill

@@ -1,17 +1,13 @@
-#include "waybill/dispatch.h"
+#include "engine/dispatch.h"
 
 #include <algorithm>
-#include <chrono>
-#include <cstring>
+#include <atomic>
 #include <functional>
 #include <string>
 #include <utility>
 
 #include "base/errors.h"
-#include "contract/dispatch_contract.h"
-#include "engine/call.h"
 #include "engine/dispatch_publish.h"
-#include "engine/session.h"
 #include "engine/stopwatch.h"
 #include "numerics/float_mode.h"
 #include "window/layout.h"
@@ -19,322 +15,359 @@
 namespace waybill::engine {
 namespace {
 
-using contract::DispatchShape;
-using window::CallHeader;
-using window::DispatchLayout;
-
 /// Rows past this size are copied past the caches: together they would not fit.
 constexpr std::int64_t kStreamingBytes = std::int64_t{16} << 20;
 constexpr std::int64_t kTripleInts = 3;
 
-/// One call of dispatch.
-class Dispatch {
- public:
-  Dispatch(Session& session, const DispatchArgs& args)
-      : session_(session), args_(args), call_(session, contract::Operator::kDispatchV2) {}
+}  // namespace
 
-  Result<DispatchResult> run() {
-    const numerics::DefaultFloatMode float_mode;
-    WAYBILL_RETURN_IF_ERROR(call_.begin());
-    if (Status status = check(); !status.ok()) {
-      return call_.refuse(std::move(status));
+using contract::Operator;
+using window::CallHeader;
+using window::DispatchLayout;
+
+Status Dispatch::start() {
+  const numerics::DefaultFloatMode float_mode;
+  WAYBILL_RETURN_IF_ERROR(call_.begin());
+  WAYBILL_RETURN_IF_ERROR(tp_.begin());
+  if (Status status = check(); !status.ok()) {
+    return tp_.refuse(std::move(status));
+  }
+  if (Status status = publish(); !status.ok()) {
+    return tp_.follow_ep(std::move(status));
+  }
+  return {};
+}
+
+Result<DispatchResult> Dispatch::complete() {
+  const numerics::DefaultFloatMode float_mode;
+  if (Status status = exchange(); !status.ok()) {
+    return tp_.follow_ep(std::move(status));
+  }
+  if (tp_.exists()) {
+    if (Status status = exchange_tp(); !status.ok()) {
+      return tp_.follow_tp(std::move(status), true);
     }
-    WAYBILL_RETURN_IF_ERROR(publish());
-    WAYBILL_RETURN_IF_ERROR(call_.gather());
-    if (Status status = plan(); !status.ok()) {
+  }
+  count();
+  return std::move(result_);
+}
+
+Status Dispatch::exchange() {
+  WAYBILL_RETURN_IF_ERROR(call_.gather());
+  const Stopwatch watch;
+  for (Status (Dispatch::*step)() : {&Dispatch::plan, &Dispatch::allocate, &Dispatch::pull}) {
+    if (Status status = (this->*step)(); !status.ok()) {
       return call_.abandon(status);
     }
-    if (Status status = allocate(); !status.ok()) {
-      return call_.abandon(status);
+  }
+  copy_us_ += watch.microseconds();
+  return call_.finish();
+}
+
+Status Dispatch::check() {
+  WAYBILL_RETURN_IF_ERROR(call_.choose_members(args_.elastic_info));
+  auto shape = contract::check_dispatch(session_.facts(tp_.session()), args_, call_.op());
+  if (!shape.ok()) {
+    return shape.status();
+  }
+  shape_ = *shape;
+  call_.measure(args_.performance_info);
+  ids_ = routing::Grid<std::int32_t>(args_.expert_ids);
+  WAYBILL_RETURN_IF_ERROR(routing::count(
+      call_.checker(), shape_.topology, ids_, pairs(), shape_.bs, shape_.k, scratch().counts));
+  return shape_.occurrences ? write_occurrences() : Status();
+}
+
+/// expand_idx. Before anything is published, since it comes from the inputs alone.
+Status Dispatch::write_occurrences() {
+  WAYBILL_RETURN_IF_ERROR(
+      call_.make_output(result_.assist_info_for_combine, DType::kInt32, {shape_.bs * shape_.k}));
+  routing::count_occurrences(scratch().counts,
+                             ids_,
+                             pairs(),
+                             shape_.bs,
+                             shape_.k,
+                             scratch().cursor,
+                             result_.assist_info_for_combine.data<std::int32_t>());
+  return {};
+}
+
+void Dispatch::fill_header() {
+  const routing::SendCounts& counts = scratch().counts;
+  CallHeader& header = call_.header();
+  header.agreement = contract::agreement_of(shape_, args_);
+  header.bs = shape_.bs;
+  header.num_entries = counts.num_entries;
+  header.num_active = counts.num_active;
+  header.num_rows = rows_published(shape_, header);
+  header.weighted = shape_.weighted ? 1 : 0;
+  const std::int64_t share =
+      shape_.max_bs() * std::min(shape_.topology.experts_per_rank(), shape_.k);
+  header.exceeds_share = std::any_of(counts.rows_to.begin(),
+                                     counts.rows_to.end(),
+                                     [share](std::int32_t rows) { return rows > share; });
+}
+
+Status Dispatch::publish() {
+  fill_header();
+  const DispatchLayout layout = dispatch_layout(shape_, call_.header());
+  auto half = call_.open_half(layout.end);
+  if (!half.ok()) {
+    return half.status();
+  }
+  const Stopwatch watch;
+  publish_dispatch(session_, args_, shape_, call_.header(), *half);
+  copy_us_ = watch.microseconds();
+  call_.signal();
+  return {};
+}
+
+/// Computes where every row comes from; refuses headers that cannot be.
+Status Dispatch::plan() {
+  auto& sources = scratch().sources;
+  sources.assign(static_cast<std::size_t>(num_ranks()), {});
+  bool exceeds = false;
+  for (int r = 0; r < num_ranks(); ++r) {
+    const CallHeader& header = call_.header_of(r);
+    if (!is_sane(header, r)) {
+      return corrupt(r);
     }
-    Stopwatch watch;
-    const Status pulled = pull();
-    WAYBILL_RETURN_IF_ERROR(pulled.ok() ? call_.finish() : call_.abandon(pulled));
-    count(watch.microseconds() + publish_us_);
-    return std::move(result_);
+    const DispatchLayout layout = dispatch_layout(shape_, header);
+    sources[static_cast<std::size_t>(r)] = {
+        at<std::int32_t>(call_.half_of(r), layout.expert_offsets),
+        header.num_entries,
+        header.num_active};
+    exceeds = exceeds || header.exceeds_share != 0;
   }
-
- private:
-  Scratch& scratch() noexcept { return session_.scratch(); }
-  int num_ranks() const noexcept { return shape_.topology.num_ranks; }
-
-  Status check() {
-    auto shape = contract::check_dispatch(session_.facts(), args_);
-    if (!shape.ok()) {
-      return shape.status();
-    }
-    shape_ = *shape;
-    ids_ = routing::Grid<std::int32_t>(args_.expert_ids);
-    return routing::count(
-        call_.checker(), shape_.topology, ids_, pairs(), shape_.bs, shape_.k, scratch().counts);
+  if (exceeds || shape_.elastic.scaled) {
+    WAYBILL_RETURN_IF_ERROR(check_capacity());
   }
-
-  routing::ActivePairs pairs() const { return {args_.x_active_mask, shape_.k}; }
-
-  void fill_header() {
-    const routing::SendCounts& counts = scratch().counts;
-    CallHeader& header = call_.header();
-    header.agreement = contract::agreement_of(shape_, args_);
-    header.bs = shape_.bs;
-    header.num_entries = counts.num_entries;
-    header.num_active = counts.num_active;
-    header.num_rows = rows_published(shape_, header);
-    header.weighted = shape_.weighted ? 1 : 0;
-    const std::int64_t share =
-        shape_.max_bs() * std::min(shape_.topology.experts_per_rank(), shape_.k);
-    header.exceeds_share = std::any_of(counts.rows_to.begin(),
-                                       counts.rows_to.end(),
-                                       [share](std::int32_t rows) { return rows > share; });
+  if (!routing::plan_receive(shape_.topology, sources, scratch().cells)) {
+    return corrupt(-1);
   }
+  result_.rows = routing::num_rows(scratch().cells);
+  return result_.rows > shape_.rows_capacity ? corrupt(-1) : Status();
+}
 
-  Status publish() {
-    fill_header();
-    const DispatchLayout layout = dispatch_layout(shape_, call_.header());
-    auto half = call_.open_half(layout.end);
-    if (!half.ok()) {
-      return half.status();
-    }
-    const Stopwatch watch;
-    publish_dispatch(session_, args_, shape_, call_.header(), *half);
-    publish_us_ = watch.microseconds();
-    call_.signal();
-    return {};
-  }
+bool Dispatch::is_sane(const CallHeader& header, int r) const {
+  return header.bs >= 0 && header.bs <= shape_.max_bs() && header.num_entries >= 0 &&
+         header.num_entries <= header.bs * shape_.k && header.num_active >= 0 &&
+         header.num_active <= header.bs && header.num_rows == rows_published(shape_, header) &&
+         dispatch_layout(shape_, header).end <= call_.peer_of(r).window_bytes;
+}
 
-  /// Computes where every row comes from; refuses headers that cannot be.
-  Status plan() {
-    auto& sources = scratch().sources;
-    sources.assign(static_cast<std::size_t>(num_ranks()), {});
-    bool exceeds = false;
+Status Dispatch::corrupt(int r) const {
+  const std::string name = contract::name_of(call_.op());
+  return error(StatusCode::kInternal,
+               name,
+               "",
+               name + ": what " + (r < 0 ? "a rank" : "rank " + std::to_string(call_.rank_of(r))) +
+                   " published cannot be (rank " + std::to_string(session_.rank()) + ")");
+}
+
+/// Every rank looks at the totals of all ranks, so that all report the same.
+Status Dispatch::check_capacity() {
+  for (int target = 0; target < num_ranks(); ++target) {
+    std::int64_t total = 0;
     for (int r = 0; r < num_ranks(); ++r) {
       const CallHeader& header = call_.header_of(r);
-      if (!is_sane(header, r)) {
-        return corrupt(r);
-      }
-      const DispatchLayout layout = dispatch_layout(shape_, header);
-      sources[static_cast<std::size_t>(r)] = {
-          at<std::int32_t>(call_.half_of(r), layout.expert_offsets),
-          header.num_entries,
-          header.num_active};
-      exceeds = exceeds || header.exceeds_share != 0;
-    }
-    if (exceeds) {
-      WAYBILL_RETURN_IF_ERROR(check_capacity());
-    }
-    if (!routing::plan_receive(shape_.topology, sources, scratch().cells)) {
-      return corrupt(-1);
-    }
-    result_.rows = routing::num_rows(scratch().cells);
-    return result_.rows > shape_.rows_capacity ? corrupt(-1) : Status();
-  }
-
-  bool is_sane(const CallHeader& header, int r) const {
-    return header.bs >= 0 && header.bs <= shape_.max_bs() && header.num_entries >= 0 &&
-           header.num_entries <= header.bs * shape_.k && header.num_active >= 0 &&
-           header.num_active <= header.bs && header.num_rows == rows_published(shape_, header) &&
-           dispatch_layout(shape_, header).end <= session_.peer(r).window_bytes;
-  }
-
-  Status corrupt(int r) const {
-    const std::string name = contract::name_of(contract::Operator::kDispatchV2);
-    return error(StatusCode::kInternal,
-                 name,
-                 "",
-                 name + ": what " + (r < 0 ? "a rank" : "rank " + std::to_string(r)) +
-                     " published cannot be (rank " + std::to_string(session_.rank()) + ")");
-  }
-
-  /// Every rank looks at the totals of all ranks, so that all report the same.
-  Status check_capacity() {
-    for (int target = 0; target < num_ranks(); ++target) {
       if (shape_.topology.is_shared(target)) {
-        continue;
-      }
-      std::int64_t total = 0;
-      for (int r = 0; r < num_ranks(); ++r) {
-        const DispatchLayout layout = dispatch_layout(shape_, call_.header_of(r));
-        total += at<std::int32_t>(call_.half_of(r), layout.rows_to)[target];
-      }
-      const std::int64_t capacity =
-          contract::capacity(shape_.topology, target, shape_.gbs, shape_.k);
-      if (total > capacity) {
-        return call_.checker().fail(
-            "expert_ids",
-            "at most A = " + std::to_string(capacity) + " rows for each rank",
-            std::to_string(total) + " for rank " + std::to_string(target));
+        total += shape_.topology.sends_to_shared(r, target) ? header.num_active : 0;
+      } else {
+        total +=
+            at<std::int32_t>(call_.half_of(r), dispatch_layout(shape_, header).rows_to)[target];
       }
     }
-    return {};
+    const std::int64_t capacity = shape_.capacity_of(target, shape_.k);
+    if (total > capacity) {
+      return call_.checker().fail(
+          "expert_ids",
+          "at most A = " + std::to_string(capacity) + " rows for each rank",
+          std::to_string(total) + " for rank " + std::to_string(call_.rank_of(target)));
+    }
   }
+  return {};
+}
 
-  Status allocate() {
-    const contract::DispatchOutputs shapes = contract::output_shapes(shape_, args_.tp_world_size);
-    const std::int64_t rows = result_.rows;
-    const std::int64_t counts = shapes.ep_recv_counts.product();
-    const std::int64_t weights = shape_.weighted ? rows : shapes.expand_scales.product();
+Status Dispatch::allocate() {
+  const contract::DispatchOutputs shapes = contract::output_shapes(shape_);
+  const std::int64_t rows = result_.rows;
+  const std::int64_t weights = shape_.weighted ? rows : shapes.expand_scales.product();
+  WAYBILL_RETURN_IF_ERROR(make_rows(shapes));
+  const bool counts_only = call_.op() == Operator::kDispatchTeardown;
+  if (!shape_.occurrences || counts_only) {
     WAYBILL_RETURN_IF_ERROR(call_.make_output(
-        result_.expand_x, shapes.expand_x_dtype, shapes.expand_x, rows * shape_.row_bytes()));
-    WAYBILL_RETURN_IF_ERROR(call_.make_output(result_.dynamic_scales,
-                                              DType::kFloat32,
-                                              shapes.dynamic_scales,
-                                              shape_.quantised ? 4 * rows : 0));
-    WAYBILL_RETURN_IF_ERROR(call_.make_output(result_.assist_info_for_combine,
-                                              DType::kInt32,
-                                              shapes.assist_info_for_combine,
-                                              4 * kTripleInts * rows));
-    WAYBILL_RETURN_IF_ERROR(call_.make_output(result_.expert_token_nums,
-                                              DType::kInt64,
-                                              shapes.expert_token_nums,
-                                              8 * shapes.expert_token_nums.product()));
-    WAYBILL_RETURN_IF_ERROR(call_.make_output(
-        result_.ep_recv_counts, DType::kInt32, shapes.ep_recv_counts, 4 * counts));
-    WAYBILL_RETURN_IF_ERROR(call_.make_output(result_.tp_recv_counts,
-                                              DType::kInt32,
-                                              shapes.tp_recv_counts,
-                                              4 * shapes.tp_recv_counts.product()));
-    WAYBILL_RETURN_IF_ERROR(call_.make_output(
-        result_.expand_scales, DType::kFloat32, shapes.expand_scales, 4 * weights));
-    fill_counts(counts);
-    std::fill_n(result_.tp_recv_counts.data<std::int32_t>(), shapes.tp_recv_counts.product(), 0);
-    if (!shape_.weighted) {
-      std::fill_n(result_.expand_scales.data<float>(), weights, 0.0F);
+        result_.assist_info_for_combine,
+        DType::kInt32,
+        counts_only ? Dims{std::max(128 * shape_.rows_capacity, shapes.ep_recv_counts.product())}
+                    : shapes.assist_info_for_combine,
+        counts_only ? 4 * shapes.ep_recv_counts.product() : 4 * kTripleInts * rows));
+  }
+  WAYBILL_RETURN_IF_ERROR(
+      call_.make_output(result_.expert_token_nums, DType::kInt64, shapes.expert_token_nums));
+  WAYBILL_RETURN_IF_ERROR(
+      call_.make_output(result_.ep_recv_counts, DType::kInt32, shapes.ep_recv_counts));
+  WAYBILL_RETURN_IF_ERROR(
+      call_.make_output(result_.tp_recv_counts, DType::kInt32, shapes.tp_recv_counts));
+  WAYBILL_RETURN_IF_ERROR(
+      call_.make_output(result_.expand_scales, DType::kFloat32, shapes.expand_scales, 4 * weights));
+  fill_counts();
+  std::fill_n(result_.tp_recv_counts.data<std::int32_t>(), shapes.tp_recv_counts.product(), 0);
+  if (!shape_.weighted) {
+    std::fill_n(result_.expand_scales.data<float>(), weights, 0.0F);
+  }
+  return {};
+}
+
+/// expand_x and dynamic_scales. With TP = 2 they lie in the TP group's pool, where the peer reads
+/// them and where a later combine publishes them without a copy.
+Status Dispatch::make_rows(const contract::DispatchOutputs& shapes) {
+  Call& owner = tp_.exists() ? tp_.call() : call_;
+  WAYBILL_RETURN_IF_ERROR(owner.make_output(
+      result_.expand_x, shapes.expand_x_dtype, shapes.expand_x, result_.rows * shape_.row_bytes()));
+  return owner.make_output(result_.dynamic_scales,
+                           DType::kFloat32,
+                           shapes.dynamic_scales,
+                           shape_.quantised ? 4 * result_.rows : 0);
+}
+
+void Dispatch::fill_counts() {
+  auto* counts = result_.ep_recv_counts.data<std::int32_t>();
+  auto* nums = result_.expert_token_nums.data<std::int64_t>();
+  const std::int64_t local = shape_.local_experts();
+  std::int64_t next = 0;
+  std::int64_t before = 0;
+  for (std::int64_t l = 0; l < local; ++l) {
+    for (int r = 0; r < num_ranks(); ++r) {
+      const routing::Cell& cell = scratch().cells[static_cast<std::size_t>(next)];
+      counts[next++] = static_cast<std::int32_t>(cell.first_row + cell.num_rows);
     }
-    return {};
+    const std::int64_t total = counts[next - 1];
+    nums[l] = args_.expert_token_nums_type == 1 ? total - before : total;
+    before = total;
   }
+  std::fill(counts + next, counts + result_.ep_recv_counts.shape.product(), 0);
+  std::fill(nums + local, nums + result_.expert_token_nums.shape.product(), 0);
+  if (call_.op() == Operator::kDispatchTeardown) {
+    std::copy_n(counts,
+                result_.ep_recv_counts.shape.product(),
+                result_.assist_info_for_combine.data<std::int32_t>());
+  }
+}
 
-  void fill_counts(std::int64_t size) {
-    auto* counts = result_.ep_recv_counts.data<std::int32_t>();
-    auto* nums = result_.expert_token_nums.data<std::int64_t>();
-    const std::int64_t local = shape_.local_experts();
-    std::int64_t next = 0;
-    std::int64_t before = 0;
-    for (std::int64_t l = 0; l < local; ++l) {
-      for (int r = 0; r < num_ranks(); ++r) {
-        const routing::Cell& cell = scratch().cells[static_cast<std::size_t>(next)];
-        counts[next++] = static_cast<std::int32_t>(cell.first_row + cell.num_rows);
-      }
-      const std::int64_t total = counts[next - 1];
-      nums[l] = args_.expert_token_nums_type == 1 ? total - before : total;
-      before = total;
+Status Dispatch::pull() {
+  const bool streaming = result_.rows * shape_.row_bytes() * num_ranks() > kStreamingBytes;
+  const auto kind = streaming ? numerics::StoreKind::kStreaming : numerics::StoreKind::kOrdinary;
+  std::atomic<int> bad_source{-1};
+  session_.workers().run(
+      result_.rows, least_items(shape_.row_bytes()), [&](std::int64_t begin, std::int64_t end) {
+        const int bad = pull_rows(begin, end, kind);
+        if (bad >= 0) {
+          bad_source = bad;
+        }
+        numerics::stream_fence();
+      });
+  return bad_source < 0 ? Status() : corrupt(bad_source);
+}
+
+/// Rows [begin, end) of the output; the source whose entries cannot be, or -1.
+int Dispatch::pull_rows(std::int64_t begin, std::int64_t end, numerics::StoreKind kind) {
+  const auto& cells = scratch().cells;
+  auto cell = std::upper_bound(
+      cells.begin(), cells.end(), begin, [](std::int64_t row, const routing::Cell& c) {
+        return row < c.first_row + c.num_rows;
+      });
+  for (; cell != cells.end() && cell->first_row < end; ++cell) {
+    const std::int64_t first = std::max(begin, cell->first_row);
+    const std::int64_t last = std::min(end, cell->first_row + cell->num_rows);
+    if (first < last && !pull_cell(*cell, first, last, kind)) {
+      return cell->source;
     }
-    std::fill(counts + next, counts + size, 0);
   }
+  return -1;
+}
 
-  Status pull() {
-    const bool streaming = result_.rows * shape_.row_bytes() * num_ranks() > kStreamingBytes;
-    const auto kind = streaming ? numerics::StoreKind::kStreaming : numerics::StoreKind::kOrdinary;
-    std::atomic<int> bad_source{-1};
-    session_.workers().run(
-        result_.rows, least_items(shape_.row_bytes()), [&](std::int64_t begin, std::int64_t end) {
-          const int bad = pull_rows(begin, end, kind);
-          if (bad >= 0) {
-            bad_source = bad;
-          }
-          numerics::stream_fence();
-        });
-    return bad_source < 0 ? Status() : corrupt(bad_source);
-  }
-
-  /// Rows [begin, end) of the output; the source whose entries cannot be, or -1.
-  int pull_rows(std::int64_t begin, std::int64_t end, numerics::StoreKind kind) {
-    const auto& cells = scratch().cells;
-    auto cell = std::upper_bound(
-        cells.begin(), cells.end(), begin, [](std::int64_t row, const routing::Cell& c) {
-          return row < c.first_row + c.num_rows;
-        });
-    for (; cell != cells.end() && cell->first_row < end; ++cell) {
-      const std::int64_t first = std::max(begin, cell->first_row);
-      const std::int64_t last = std::min(end, cell->first_row + cell->num_rows);
-      if (first < last && !pull_cell(*cell, first, last, kind)) {
-        return cell->source;
-      }
+bool Dispatch::pull_cell(const routing::Cell& cell,
+                         std::int64_t first,
+                         std::int64_t last,
+                         numerics::StoreKind kind) {
+  const CallHeader& header = call_.header_of(cell.source);
+  const DispatchLayout layout = dispatch_layout(shape_, header);
+  const std::byte* half = call_.half_of(cell.source);
+  const bool shared = shape_.topology.is_shared(shape_.topology.rank);
+  const std::int64_t expert = shared ? shape_.topology.shared_of(shape_.topology.rank) : 0;
+  const auto* entries = at<std::int32_t>(half, shared ? layout.active : layout.entries);
+  const std::int64_t row_bytes = shape_.row_bytes();
+  const bool listed = call_.op() == Operator::kDispatchV2;
+  auto* triples = listed ? result_.assist_info_for_combine.data<std::int32_t>() : nullptr;
+  for (std::int64_t row = first; row < last; ++row) {
+    const std::int64_t place = cell.first_entry + row - cell.first_row;
+    const std::int64_t entry = entries[place];
+    const std::int64_t token = shared ? entry : entry / shape_.k;
+    if (entry < 0 || token >= header.bs) {
+      return false;
     }
-    return -1;
-  }
-
-  bool pull_cell(const routing::Cell& cell,
-                 std::int64_t first,
-                 std::int64_t last,
-                 numerics::StoreKind kind) {
-    const CallHeader& header = call_.header_of(cell.source);
-    const DispatchLayout layout = dispatch_layout(shape_, header);
-    const std::byte* half = call_.half_of(cell.source);
-    const bool shared = shape_.topology.is_shared(shape_.topology.rank);
-    const std::int64_t expert = shared ? shape_.topology.shared_of(shape_.topology.rank) : 0;
-    const auto* entries = at<std::int32_t>(half, shared ? layout.active : layout.entries);
-    const std::int64_t row_bytes = shape_.row_bytes();
-    auto* triples = result_.assist_info_for_combine.data<std::int32_t>();
-    for (std::int64_t row = first; row < last; ++row) {
-      const std::int64_t place = cell.first_entry + row - cell.first_row;
-      const std::int64_t entry = entries[place];
-      const std::int64_t token = shared ? entry : entry / shape_.k;
-      if (entry < 0 || token >= header.bs) {
-        return false;
-      }
-      const std::int64_t slot = shared ? shape_.k + expert : entry - token * shape_.k;
-      std::int64_t published = token;
-      if (shape_.smooth) {
-        published = shared ? header.num_entries + expert * header.num_active + place : place;
-      }
-      session_.kernels().copy(result_.expand_x.buffer.data() + row * row_bytes,
-                              half + layout.rows.offset + published * row_bytes,
-                              static_cast<std::size_t>(row_bytes),
-                              kind);
+    const std::int64_t slot = shared ? shape_.k + expert : entry - token * shape_.k;
+    std::int64_t published = token;
+    if (shape_.smooth) {
+      published = shared ? header.num_entries + expert * header.num_active + place : place;
+    }
+    session_.kernels().copy(result_.expand_x.buffer.data() + row * row_bytes,
+                            half + layout.rows.offset + published * row_bytes,
+                            static_cast<std::size_t>(row_bytes),
+                            kind);
+    if (listed) {
       triples[kTripleInts * row] = cell.source;
       triples[kTripleInts * row + 1] = static_cast<std::int32_t>(token);
       triples[kTripleInts * row + 2] = static_cast<std::int32_t>(slot);
-      if (shape_.quantised) {
-        result_.dynamic_scales.data<float>()[row] = at<float>(half, layout.row_scales)[published];
-      }
-      if (shape_.weighted) {
-        result_.expand_scales.data<float>()[row] = shared ? 1.0F
-                                                   : header.weighted != 0
-                                                       ? at<float>(half, layout.weights)[entry]
-                                                       : 0.0F;
-      }
     }
-    return true;
-  }
-
-  void count(std::int64_t copy_us) {
-    const contract::Topology& topology = shape_.topology;
-    const std::lock_guard lock(session_.stats_mutex);
-    GroupStats& stats = session_.counted;
-    stats.completed = session_.number;
-    stats.copy_total_us += copy_us;
-    stats.bytes_published += call_.header().num_rows * shape_.row_bytes();
-    stats.bytes_copied += result_.rows * shape_.row_bytes();
-    for (const routing::Cell& cell : scratch().cells) {
-      const auto r = static_cast<std::size_t>(cell.source);
-      stats.dispatch.rows_received[r] += cell.num_rows;
-      stats.dispatch.bytes_received[r] += cell.num_rows * shape_.row_bytes();
+    if (shape_.quantised) {
+      result_.dynamic_scales.data<float>()[row] = at<float>(half, layout.row_scales)[published];
     }
-    for (int r = 0; r < num_ranks(); ++r) {
-      std::int64_t rows = scratch().counts.rows_to[static_cast<std::size_t>(r)];
-      if (topology.sends_to_shared(topology.rank, r)) {
-        rows += scratch().counts.num_active;
-      }
-      stats.dispatch.rows_sent[static_cast<std::size_t>(r)] += rows;
-      stats.dispatch.bytes_sent[static_cast<std::size_t>(r)] += rows * shape_.row_bytes();
+    if (shape_.weighted) {
+      result_.expand_scales.data<float>()[row] = shared ? 1.0F
+                                                 : header.weighted != 0
+                                                     ? at<float>(half, layout.weights)[entry]
+                                                     : 0.0F;
     }
   }
+  return true;
+}
 
-  Session& session_;
-  const DispatchArgs& args_;
-  Call call_;
-  DispatchShape shape_;
-  routing::Grid<std::int32_t> ids_;
-  std::int64_t publish_us_ = 0;
-  DispatchResult result_;
-};
+void Dispatch::count() {
+  const contract::Topology& topology = shape_.topology;
+  const std::lock_guard lock(session_.stats_mutex);
+  GroupStats& stats = session_.counted;
+  stats.completed = session_.number;
+  stats.copy_total_us += copy_us_;
+  stats.bytes_published += call_.header().num_rows * shape_.row_bytes();
+  stats.bytes_copied += result_.rows * shape_.row_bytes();
+  for (const routing::Cell& cell : scratch().cells) {
+    const auto r = static_cast<std::size_t>(call_.rank_of(cell.source));
+    stats.dispatch.rows_received[r] += cell.num_rows;
+    stats.dispatch.bytes_received[r] += cell.num_rows * shape_.row_bytes();
+  }
+  for (int member = 0; member < num_ranks(); ++member) {
+    std::int64_t rows = scratch().counts.rows_to[static_cast<std::size_t>(member)];
+    if (topology.sends_to_shared(topology.rank, member)) {
+      rows += scratch().counts.num_active;
+    }
+    const auto r = static_cast<std::size_t>(call_.rank_of(member));
+    stats.dispatch.rows_sent[r] += rows;
+    stats.dispatch.bytes_sent[r] += rows * shape_.row_bytes();
+  }
+}
 
-}  // namespace
 }  // namespace waybill::engine
 
 namespace waybill {
 
 Result<DispatchResult> dispatch(Group& group, const DispatchArgs& args) {
-  return engine::Dispatch(group.session(), args).run();
+  engine::Dispatch call(group.session(), args, contract::operator_of(args));
+  if (Status status = call.start(); !status.ok()) {
+    return status;
+  }
+  return call.complete();
 }
 
 }  // namespace waybill

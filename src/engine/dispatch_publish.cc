@@ -140,7 +140,7 @@ class DispatchPublisher {
             if (i < num_entries) {
               const std::int32_t entry = entries_[static_cast<std::size_t>(i)];
               token = entry / shape_.k;
-              scale_row = shape_.topology.num_shared + ids_(token, entry % shape_.k);
+              scale_row = shape_.first_scale_row + ids_(token, entry % shape_.k);
             } else {
               scale_row = (i - num_entries) / num_active;
               token = active_[static_cast<std::size_t>((i - num_entries) % num_active)];

@@ -56,6 +56,8 @@ Result<Resolved> resolve(const GroupOptions& options, int ranks_on_host) {
   resolved.session.kernels = env->simd ? numerics::kernels(*env->simd) : numerics::best_kernels();
   resolved.session.interrupted = options.interrupted;
   resolved.session.on_phase = options.on_phase;
+  resolved.session.strict = options.strict != Strict::kNone ? options.strict : env->strict;
+  resolved.session.hccl_buffsize_mb = env->hccl_buffsize_mb;
   resolved.window_bytes = options.window_bytes > 0 ? options.window_bytes : env->window_bytes;
   constexpr std::int64_t kWindowUnit = std::int64_t{2} << 20;
   if (resolved.window_bytes % kWindowUnit != 0) {

@@ -277,6 +277,9 @@ class Reset {
     for (int r = 0; r < session_.world_size(); ++r) {
       (on_list(closer_, r) ? members_ : session_.absent).push_back(r);
     }
+    for (std::vector<int>& users : session_.half_users) {
+      users = members_;
+    }
     session_.epoch = attempt_ + 1;
     session_.number = static_cast<std::uint32_t>(page(closer_).reset.list.load());
     session_.known_attempt = attempt_;
@@ -308,6 +311,7 @@ Result<std::vector<int>> Session::reset() {
   if (Status status = occupy(kName); !status.ok()) {
     return status;
   }
+  open_setup.reset();
   Result<std::vector<int>> members = Reset(*this).run();
   if (!members.ok()) {
     reset_needed = members.status().message();

@@ -9,7 +9,7 @@
 
 namespace waybill::engine {
 
-/// The rows of an input of two or three dimensions (the last one is a row), whatever its strides.
+/// The rows of an input (its last dimension is a row), whatever its strides.
 class RowSource {
  public:
   explicit RowSource(const TensorView& view) noexcept : view_(view), element_(size_of(view.dtype)) {
@@ -39,8 +39,8 @@ class RowSource {
 
  private:
   std::int64_t offset(std::int64_t t) const noexcept {
-    if (last_ == 1) {
-      return t * view_.strides[0];
+    if (last_ <= 1) {
+      return last_ == 0 ? 0 : t * view_.strides[0];
     }
     return t / view_.shape[1] * view_.strides[0] + t % view_.shape[1] * view_.strides[1];
   }

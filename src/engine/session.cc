@@ -12,6 +12,13 @@
 namespace waybill::engine {
 namespace {
 
+std::uint64_t next_identity() noexcept {
+  // The time tells processes apart, the counter the sessions of one.
+  static std::atomic<std::uint64_t> count{0};
+  const auto now = std::chrono::steady_clock::now().time_since_epoch().count();
+  return static_cast<std::uint64_t>(now) * 0x9e3779b97f4a7c15 + count.fetch_add(1);
+}
+
 void resize(Traffic& traffic, std::size_t ranks) {
   for (auto* counts :
        {&traffic.rows_sent, &traffic.rows_received, &traffic.bytes_sent, &traffic.bytes_received}) {
@@ -30,10 +37,16 @@ Session::Session(std::unique_ptr<transport::Transport> transport,
       rank_(rank),
       options_(std::move(options)),
       fork_generation_(fork_generation()),
+      identity_(next_identity()),
       workers_(options_.threads) {
   const auto ranks = static_cast<std::size_t>(world_size());
   everyone_.resize(ranks);
   std::iota(everyone_.begin(), everyone_.end(), 0);
+  for (std::vector<int>& users : half_users) {
+    users = everyone_;
+  }
+  scratch_.members.reserve(ranks);
+  scratch_.waited_us.resize(ranks);
   scratch_.waiting.reserve(ranks);
   scratch_.readers.reserve(ranks);
   counted.epoch = epoch;
@@ -54,6 +67,17 @@ Status Session::state_error(const char* op, const std::string& why) const {
                op,
                "",
                std::string(op) + ": " + why + " (rank " + std::to_string(rank_) + ")");
+}
+
+contract::GroupFacts Session::facts(const Session* tp) const noexcept {
+  contract::GroupFacts facts;
+  facts.rank = rank_;
+  facts.world_size = world_size();
+  facts.tp_rank = tp != nullptr ? tp->rank() : 0;
+  facts.tp_world_size = tp != nullptr ? tp->world_size() : 0;
+  facts.strict = options_.strict;
+  facts.hccl_buffsize_mb = options_.hccl_buffsize_mb;
+  return facts;
 }
 
 Status Session::check_open(const char* op) const {
@@ -78,11 +102,16 @@ Status Session::occupy(const char* op) {
 }
 
 Status Session::check_usable(const char* op) const {
-  return reset_needed.empty() ? Status()
-                              : state_error(op,
-                                            "expected a reset of the group first, since an earlier "
-                                            "call failed: " +
-                                                reset_needed);
+  if (!reset_needed.empty()) {
+    return state_error(
+        op, "expected a reset of the group first, since an earlier call failed: " + reset_needed);
+  }
+  if (open_setup != nullptr) {
+    return state_error(op,
+                       std::string("expected ") + contract::name_of(open_setup->teardown()) +
+                           ", since a setup is open on this group");
+  }
+  return {};
 }
 
 void Session::enter(Phase phase, contract::Operator op) {
@@ -161,12 +190,13 @@ void Session::close(std::chrono::milliseconds timeout) {
   if (closed_ || fork_generation_ != fork_generation()) {
     return;
   }
-  if (reset_needed.empty() && absent.empty()) {
+  open_setup.reset();
+  if (reset_needed.empty()) {
     // What happens to the others now is theirs to report.
     (void)wait_for(*this,
                    {.word = &window::ControlPage::done,
                     .target = window::stamp(epoch, number),
-                    .ranks = everyone_,
+                    .ranks = half_users[number % 2],
                     .timeout = timeout,
                     .ended_is_arrived = true});
   }

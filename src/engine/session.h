@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -30,12 +31,16 @@ struct SessionOptions {
   numerics::Kernels kernels;
   std::function<bool()> interrupted;
   std::function<void(Phase)> on_phase;
+  Strict strict = Strict::kNone;
+  std::int64_t hccl_buffsize_mb = 200;
 };
 
 /// Scratch of calls, kept so that a warm call does not allocate.
 struct Scratch {
-  std::vector<window::CallHeader> headers;  ///< (E,) of the current call
+  std::vector<int> members;                 ///< ranks of the current call, by their number in it
+  std::vector<window::CallHeader> headers;  ///< a member each
   std::vector<contract::Agreement> agreements;
+  std::vector<std::int64_t> waited_us;  ///< (E,) for each rank of the group
   std::vector<int> waiting;
   std::vector<int> readers;
   routing::SendCounts counts;
@@ -46,6 +51,17 @@ struct Scratch {
   std::vector<std::int64_t> received_rows;  ///< combine: rows read from each rank
   std::vector<const std::byte*> rows;       ///< combine: where the row of (token, slot) lies
   std::vector<const std::byte*> scales;     ///< the same for comm_quant_mode's scales
+};
+
+/// A setup whose teardown has not come yet.
+class OpenSetup {
+ public:
+  OpenSetup() = default;
+  OpenSetup(const OpenSetup&) = delete;
+  OpenSetup& operator=(const OpenSetup&) = delete;
+  virtual ~OpenSetup() = default;
+  /// The only operator that is legal now.
+  virtual contract::Operator teardown() const noexcept = 0;
 };
 
 /// One rank's state of a group: its window, what it knows of its peers, where it is in the
@@ -60,7 +76,10 @@ class Session {
 
   int rank() const noexcept { return rank_; }
   int world_size() const noexcept { return transport_->world_size(); }
-  contract::GroupFacts facts() const noexcept { return {rank_, world_size()}; }
+  /// What the contract has to know of this group and, for calls with TP = 2, of `tp`.
+  contract::GroupFacts facts(const Session* tp = nullptr) const noexcept;
+  /// Tells this session from every other one.
+  std::uint64_t identity() const noexcept { return identity_; }
   transport::Transport& transport() noexcept { return *transport_; }
   const transport::PeerMemory& peer(int rank) const noexcept { return transport_->peer(rank); }
   window::Window& window() noexcept { return *window_; }
@@ -87,11 +106,14 @@ class Session {
   void close(std::chrono::milliseconds timeout);
   GroupStats stats() const;
 
+  /// kInvalidState: "operator: why (rank r)".
+  Status state_error(const char* op, const std::string& why) const;
   /// kInvalidState when the group was released or this process forked from its owner. Any thread.
   Status check_open(const char* op) const;
   /// Makes this thread the one that runs a call; kInvalidState when another one does.
   Status occupy(const char* op);
-  /// kInvalidState when an earlier call left the group in need of a reset. Only when occupied.
+  /// kInvalidState when an earlier call left the group in need of a reset, or when a setup is open.
+  /// Only when occupied.
   Status check_usable(const char* op) const;
   /// Marks the phase for people and tells the hook.
   void enter(Phase phase, contract::Operator op);
@@ -102,22 +124,23 @@ class Session {
   std::uint32_t epoch = 1;
   std::uint32_t number = 0;  ///< of the last call
   std::string reset_needed;  ///< why calls are refused until a reset; empty when they are not
-  std::uint32_t known_attempt = 0;  ///< last reset attempt this rank knows the end of
-  std::vector<int> absent;          ///< ranks that are not on the list of the last reset
-  std::atomic<bool> busy{false};    ///< a call is running
+  std::uint32_t known_attempt = 0;             ///< last reset attempt this rank knows the end of
+  std::vector<int> absent;                     ///< ranks that are not on the list of the last reset
+  std::array<std::vector<int>, 2> half_users;  ///< ranks of the call that last used each half
+  std::unique_ptr<OpenSetup> open_setup;
+  std::atomic<bool> busy{false};  ///< a call is running
 
   // Counted by calls; guarded by stats_mutex.
   mutable std::mutex stats_mutex;
   GroupStats counted;
 
  private:
-  Status state_error(const char* op, const std::string& why) const;
-
   std::unique_ptr<transport::Transport> transport_;
   std::shared_ptr<window::Window> window_;
   const int rank_;
   const SessionOptions options_;
   const int fork_generation_;
+  const std::uint64_t identity_;
   std::atomic<bool> closed_{false};
   std::vector<int> everyone_;
   Workers workers_;

@@ -67,6 +67,9 @@ class Waiter {
     const auto us = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin_);
     const std::lock_guard lock(session_.stats_mutex);
     session_.counted.wait_us[static_cast<std::size_t>(rank)] += us.count();
+    if (spec_.waited_us != nullptr) {
+      (*spec_.waited_us)[static_cast<std::size_t>(rank)] = us.count();
+    }
   }
 
   bool spin() {
@@ -157,7 +160,12 @@ class Waiter {
     std::erase_if(ranks, [this](int rank) { return !contains(missing_, rank); });
   }
 
-  WaitResult finish(WaitEnd end, std::vector<int> ranks) const {
+  WaitResult finish(WaitEnd end, std::vector<int> ranks) {
+    if (end != WaitEnd::kArrived) {
+      for (const int rank : missing_) {
+        note_wait(rank);
+      }
+    }
     return {end,
             std::move(ranks),
             std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin_)};

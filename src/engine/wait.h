@@ -30,7 +30,8 @@ struct WaitSpec {
   window::Stamp target;
   const std::vector<int>& ranks;
   std::chrono::milliseconds timeout;
-  bool ended_is_arrived = false;  ///< a dead rank reads nothing any more
+  bool ended_is_arrived = false;                   ///< a dead rank reads nothing any more
+  std::vector<std::int64_t>* waited_us = nullptr;  ///< (E,) gets the time waited for each rank
 };
 
 /// Blocks: spins, yields, then sleeps on the first missing rank's word, looking after processes,

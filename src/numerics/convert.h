@@ -33,8 +33,9 @@ WAYBILL_HOST_DEVICE constexpr std::uint32_t magnitude_bits(float value) noexcept
   return bits_of(value) & ~kSignBit;
 }
 
-/// One multiplication, addition or division, rounded to float32, that no compiler fuses with its
-/// neighbours: nvcc contracts plain operators by default. On the host the build turns it off.
+/// One multiplication, addition, division or square root, rounded to float32, that no compiler
+/// fuses with its neighbours: nvcc contracts plain operators by default. On the host the build
+/// turns it off.
 WAYBILL_HOST_DEVICE inline float mul_rn(float a, float b) noexcept {
 #if defined(__CUDA_ARCH__)
   return __fmul_rn(a, b);
@@ -56,6 +57,14 @@ WAYBILL_HOST_DEVICE inline float div_rn(float a, float b) noexcept {
   return __fdiv_rn(a, b);
 #else
   return a / b;
+#endif
+}
+
+WAYBILL_HOST_DEVICE inline float sqrt_rn(float value) noexcept {
+#if defined(__CUDA_ARCH__)
+  return __fsqrt_rn(value);
+#else
+  return __builtin_sqrtf(value);
 #endif
 }
 

@@ -12,9 +12,11 @@ extern const Kernels kScalarKernels;
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
 
-/// row_scale_of, out of line. The files of one instruction set call this: an inline function that
-/// they instantiate could be the copy that the linker keeps for machines without that set.
+/// row_scale_of and sum_of_lanes, out of line. The files of one instruction set call these: an
+/// inline function that they instantiate could be the copy that the linker keeps for machines
+/// without that set.
 RowScale row_scale_out_of_line(std::uint32_t amax_bits) noexcept;
+float sum_of_lanes_out_of_line(float* lanes) noexcept;
 
 /// Turns Rows::Row<dtype>, one class a dtype, into functions that take the dtype when they run; for
 /// a dtype that rows cannot have they do nothing. Rows must have internal linkage: then all that is
@@ -35,6 +37,34 @@ struct KernelTable {
     with_dtype(dtype, [&](auto row) { row.weighted_sum(terms, num_terms, h, out); });
   }
 
+  static void accumulate(const Term* terms,
+                         std::int64_t num_terms,
+                         DType dtype,
+                         bool fresh,
+                         std::int64_t h,
+                         float* acc) {
+    with_dtype(dtype, [&](auto row) { row.accumulate(terms, num_terms, fresh, h, acc); });
+  }
+
+  static void round_row(const float* f, DType dtype, std::int64_t h, void* out) {
+    with_dtype(dtype, [&](auto row) { row.round(f, h, out); });
+  }
+
+  static float dot(const void* a, const void* b, DType dtype, std::int64_t h) {
+    float sum = 0.0f;
+    with_dtype(dtype, [&](auto row) { sum = row.dot(a, b, h); });
+    return sum;
+  }
+
+  static float mean_square(const float* f, std::int64_t h, float inverse_h) {
+    return Rows::template Row<DType::kFloat32>::mean_square(f, h, inverse_h);
+  }
+
+  static void normalise_row(
+      const float* f, float rstd, const void* gamma, DType dtype, std::int64_t h, void* y) {
+    with_dtype(dtype, [&](auto row) { row.normalise(f, rstd, gamma, h, y); });
+  }
+
   static void comm_quantise_row(
       const void* x, DType dtype, std::int64_t h, std::int8_t* q, void* scales) {
     with_dtype(dtype, [&](auto row) { row.comm_quantise(x, h, q, scales); });
@@ -46,7 +76,17 @@ struct KernelTable {
   }
 
   static constexpr Kernels make(SimdLevel level, decltype(Kernels::copy) copy) {
-    return {level, quantise_row, weighted_sum, comm_quantise_row, comm_dequantise_row, copy};
+    return {.level = level,
+            .quantise_row = quantise_row,
+            .weighted_sum = weighted_sum,
+            .accumulate = accumulate,
+            .round_row = round_row,
+            .dot = dot,
+            .mean_square = mean_square,
+            .normalise_row = normalise_row,
+            .comm_quantise_row = comm_quantise_row,
+            .comm_dequantise_row = comm_dequantise_row,
+            .copy = copy};
   }
 
  private:

@@ -47,6 +47,30 @@ struct Kernels {
   void (*weighted_sum)(
       const Term* terms, std::int64_t num_terms, DType dtype, std::int64_t h, void* out);
 
+  /// The same sum, neither started nor rounded: acc[i] = fresh ? 0 : acc[i], then
+  /// acc[i] + float(term.row[i]) * term.weight in the order of the terms. num_terms may be 0. No
+  /// row overlaps acc. An acc that is fresh is not read.
+  void (*accumulate)(const Term* terms,
+                     std::int64_t num_terms,
+                     DType dtype,
+                     bool fresh,
+                     std::int64_t h,
+                     float* acc);
+
+  /// out[i] = RNE_dtype(f[i]).
+  void (*round_row)(const float* f, DType dtype, std::int64_t h, void* out);
+
+  /// Sum over i of float(a[i]) * float(b[i]), each product rounded, in the order of kSumLanes
+  /// (scalar.h).
+  float (*dot)(const void* a, const void* b, DType dtype, std::int64_t h);
+
+  /// Sum over i of (f[i] * f[i]) * inverse_h, in the same order. inverse_h is finite.
+  float (*mean_square)(const float* f, std::int64_t h, float inverse_h);
+
+  /// y[i] = RNE_dtype(float(RNE_dtype(f[i] * rstd)) * float(gamma[i])); gamma and y in the dtype.
+  void (*normalise_row)(
+      const float* f, float rstd, const void* gamma, DType dtype, std::int64_t h, void* y);
+
   /// comm_quant_mode 2, sender: per group of 8 (the last one as if padded with zeros)
   /// s = amax * (1/127 as float32); q = RNE_int8(RNE_half(float(x)/s)), saturating at +-127;
   /// scales[group] = RNE_dtype(s). Zero group (s = 0): q = 0, scale = 0 (also where s underflows to

@@ -1,34 +1,12 @@
 #include <cstring>
 
+#include "numerics/element.h"
 #include "numerics/kernel_sets.h"
 
 namespace waybill::numerics {
 namespace {
 
-/// How an element of each dtype is held in memory and what it means. Rows need not be aligned.
-template <DType>
-struct Element;
-
-template <>
-struct Element<DType::kBFloat16> {
-  using Bits = std::uint16_t;
-  static float to_float(Bits bits) { return bfloat16_to_float(bits); }
-  static Bits from_float(float value) { return float_to_bfloat16(value); }
-};
-
-template <>
-struct Element<DType::kFloat16> {
-  using Bits = std::uint16_t;
-  static float to_float(Bits bits) { return float16_to_float(bits); }
-  static Bits from_float(float value) { return float_to_float16(value); }
-};
-
-template <>
-struct Element<DType::kFloat32> {
-  using Bits = float;
-  static float to_float(Bits bits) { return bits; }
-  static Bits from_float(float value) { return value; }
-};
+// Rows need not be aligned.
 
 template <DType dtype>
 float load(const void* row, std::int64_t i) {
@@ -66,11 +44,44 @@ struct ScalarRow {
 
   static void weighted_sum(const Term* terms, std::int64_t num_terms, std::int64_t h, void* out) {
     for (std::int64_t i = 0; i < h; ++i) {
-      float acc = 0.0f;
-      for (std::int64_t t = 0; t < num_terms; ++t) {
-        acc = accumulate(acc, load<dtype>(terms[t].row, i), terms[t].weight);
-      }
-      store<dtype>(out, i, acc);
+      store<dtype>(out, i, add_terms(0.0f, terms, num_terms, i));
+    }
+  }
+
+  static void accumulate(
+      const Term* terms, std::int64_t num_terms, bool fresh, std::int64_t h, float* acc) {
+    for (std::int64_t i = 0; i < h; ++i) {
+      const float start = fresh ? 0.0f : load<DType::kFloat32>(acc, i);
+      store<DType::kFloat32>(acc, i, add_terms(start, terms, num_terms, i));
+    }
+  }
+
+  static void round(const float* f, std::int64_t h, void* out) {
+    for (std::int64_t i = 0; i < h; ++i) store<dtype>(out, i, load<DType::kFloat32>(f, i));
+  }
+
+  static float dot(const void* a, const void* b, std::int64_t h) {
+    float lanes[kSumLanes] = {};
+    for (std::int64_t i = 0; i < h; ++i) {
+      float& lane = lanes[i % kSumLanes];
+      lane = numerics::accumulate(lane, load<dtype>(a, i), load<dtype>(b, i));
+    }
+    return sum_of_lanes(lanes);
+  }
+
+  static float mean_square(const float* f, std::int64_t h, float inverse_h) {
+    float lanes[kSumLanes] = {};
+    for (std::int64_t i = 0; i < h; ++i) {
+      float& lane = lanes[i % kSumLanes];
+      lane = add_rn(lane, mean_square_term(load<DType::kFloat32>(f, i), inverse_h));
+    }
+    return sum_of_lanes(lanes);
+  }
+
+  static void normalise(const float* f, float rstd, const void* gamma, std::int64_t h, void* y) {
+    for (std::int64_t i = 0; i < h; ++i) {
+      const float value = load<DType::kFloat32>(f, i);
+      store<dtype>(y, i, numerics::normalise<dtype>(value, rstd, load<dtype>(gamma, i)));
     }
   }
 
@@ -96,6 +107,14 @@ struct ScalarRow {
       store<dtype>(out, i, numerics::comm_dequantise(q[i], scale));
     }
   }
+
+ private:
+  static float add_terms(float acc, const Term* terms, std::int64_t num_terms, std::int64_t i) {
+    for (std::int64_t t = 0; t < num_terms; ++t) {
+      acc = numerics::accumulate(acc, load<dtype>(terms[t].row, i), terms[t].weight);
+    }
+    return acc;
+  }
 };
 
 struct ScalarRows {
@@ -112,5 +131,6 @@ void copy(void* destination, const void* source, std::size_t bytes, StoreKind) {
 constinit const Kernels kScalarKernels = KernelTable<ScalarRows>::make(SimdLevel::kScalar, copy);
 
 RowScale row_scale_out_of_line(std::uint32_t amax_bits) noexcept { return row_scale_of(amax_bits); }
+float sum_of_lanes_out_of_line(float* lanes) noexcept { return sum_of_lanes(lanes); }
 
 }  // namespace waybill::numerics

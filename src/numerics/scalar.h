@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "numerics/convert.h"
+#include "numerics/element.h"
 
 // The arithmetic of the contract's section 7, one element at a time. Every set of kernels, on
 // whatever device, gives the bits that these functions give.
@@ -34,6 +35,30 @@ WAYBILL_HOST_DEVICE inline std::int8_t quantise(float f, float multiplier) noexc
 /// One summand: separate multiplication and addition.
 WAYBILL_HOST_DEVICE inline float accumulate(float acc, float value, float weight) noexcept {
   return add_rn(acc, mul_rn(value, weight));
+}
+
+/// Lanes of a sum over the hidden dimension. Lane j starts at 0 and takes the elements j, j + 16,
+/// j + 32, ... one after the other: vectors of any width can keep this order.
+inline constexpr int kSumLanes = 16;
+
+/// The end of such a sum, a pairwise tree: lane j takes lane j + 8, then j + 4, j + 2, j + 1.
+/// Spoils the lanes.
+WAYBILL_HOST_DEVICE inline float sum_of_lanes(float* lanes) noexcept {
+  for (int width = kSumLanes / 2; width > 0; width /= 2) {
+    for (int j = 0; j < width; ++j) lanes[j] = add_rn(lanes[j], lanes[j + width]);
+  }
+  return lanes[0];
+}
+
+/// One summand of a mean square.
+WAYBILL_HOST_DEVICE inline float mean_square_term(float f, float inverse_h) noexcept {
+  return mul_rn(mul_rn(f, f), inverse_h);
+}
+
+/// One element of an RMS norm, before its second rounding to the dtype.
+template <DType dtype>
+WAYBILL_HOST_DEVICE float normalise(float f, float rstd, float gamma) noexcept {
+  return mul_rn(round_to<dtype>(mul_rn(f, rstd)), gamma);
 }
 
 /// 1/127 rounded to float32, the factor of comm_quant_mode 2.

@@ -36,14 +36,50 @@ class SimdRow {
   }
 
   static void weighted_sum(const Term* terms, std::int64_t num_terms, std::int64_t h, void* out) {
-    // Accumulators of this many blocks fit the registers, of AVX2 too.
-    constexpr std::int64_t kBlocks = 4;
-    std::int64_t i = 0;
-    for (; i + kBlocks * kBlock <= h; i += kBlocks * kBlock) {
-      sum_blocks<kBlocks>(terms, num_terms, i, kBlock, out);
-    }
-    for (; i + kBlock <= h; i += kBlock) sum_blocks<1>(terms, num_terms, i, kBlock, out);
-    if (i < h) sum_blocks<1>(terms, num_terms, i, h - i, out);
+    const auto start = [](std::int64_t, std::int64_t) { return zeros(); };
+    const auto finish = [=](std::int64_t i, std::int64_t count, Floats acc) {
+      store_row(out, i, count, acc);
+    };
+    add_terms(terms, num_terms, h, start, finish);
+  }
+
+  static void accumulate(
+      const Term* terms, std::int64_t num_terms, bool fresh, std::int64_t h, float* acc) {
+    const auto start = [=](std::int64_t i, std::int64_t count) {
+      return fresh ? zeros() : load_floats(acc, i, count);
+    };
+    const auto finish = [=](std::int64_t i, std::int64_t count, Floats sum) {
+      store_floats(acc, i, count, sum);
+    };
+    add_terms(terms, num_terms, h, start, finish);
+  }
+
+  static void round(const float* f, std::int64_t h, void* out) {
+    for_each_block(h, [=](std::int64_t i, std::int64_t count) {
+      store_row(out, i, count, load_floats(f, i, count));
+    });
+  }
+
+  static float dot(const void* a, const void* b, std::int64_t h) {
+    return sum_in_lanes(h, [=](std::int64_t i, std::int64_t count) {
+      return mul(load_row(a, i, count), load_row(b, i, count));
+    });
+  }
+
+  static float mean_square(const float* f, std::int64_t h, float inverse_h) {
+    const auto factor = Isa::set_float(inverse_h);
+    return sum_in_lanes(h, [=](std::int64_t i, std::int64_t count) {
+      const Floats value = load_floats(f, i, count);
+      return mul(mul(value, value), {factor, factor});
+    });
+  }
+
+  static void normalise(const float* f, float rstd, const void* gamma, std::int64_t h, void* y) {
+    const auto factor = Isa::set_float(rstd);
+    for_each_block(h, [=](std::int64_t i, std::int64_t count) {
+      const Floats normalised = Form::round(mul(load_floats(f, i, count), {factor, factor}));
+      store_row(y, i, count, mul(normalised, load_row(gamma, i, count)));
+    });
   }
 
   static void comm_quantise(const void* x, std::int64_t h, std::int8_t* q, void* scales) {
@@ -99,11 +135,31 @@ class SimdRow {
     }
   }
 
-  template <std::int64_t kBlocks>
-  [[gnu::always_inline]] static void sum_blocks(
-      const Term* terms, std::int64_t num_terms, std::int64_t i, std::int64_t count, void* out) {
+  /// finish(i, count, start(i, count) plus the terms) for each block.
+  template <class Start, class Finish>
+  [[gnu::always_inline]] static void add_terms(
+      const Term* terms, std::int64_t num_terms, std::int64_t h, Start start, Finish finish) {
+    // Accumulators of this many blocks fit the registers, of AVX2 too.
+    constexpr std::int64_t kBlocks = 4;
+    std::int64_t i = 0;
+    for (; i + kBlocks * kBlock <= h; i += kBlocks * kBlock) {
+      add_to_blocks<kBlocks>(terms, num_terms, i, kBlock, start, finish);
+    }
+    for (; i + kBlock <= h; i += kBlock) {
+      add_to_blocks<1>(terms, num_terms, i, kBlock, start, finish);
+    }
+    if (i < h) add_to_blocks<1>(terms, num_terms, i, h - i, start, finish);
+  }
+
+  template <std::int64_t kBlocks, class Start, class Finish>
+  [[gnu::always_inline]] static void add_to_blocks(const Term* terms,
+                                                   std::int64_t num_terms,
+                                                   std::int64_t i,
+                                                   std::int64_t count,
+                                                   Start start,
+                                                   Finish finish) {
     Floats acc[kBlocks];
-    for (Floats& a : acc) a = {Isa::set_float(0.0f), Isa::set_float(0.0f)};
+    for (std::int64_t b = 0; b < kBlocks; ++b) acc[b] = start(i + b * kBlock, count);
     for (const Term* term = terms; term != terms + num_terms; ++term) {
       const auto weight = Isa::set_float(term->weight);
       for (std::int64_t b = 0; b < kBlocks; ++b) {
@@ -112,7 +168,29 @@ class SimdRow {
         acc[b].b = Isa::add(acc[b].b, Isa::mul(value.b, weight));
       }
     }
-    for (std::int64_t b = 0; b < kBlocks; ++b) store_row(out, i + b * kBlock, count, acc[b]);
+    for (std::int64_t b = 0; b < kBlocks; ++b) finish(i + b * kBlock, count, acc[b]);
+  }
+
+  /// The sum of values(i, count) over h in the order of kSumLanes. Past h the values are zeros,
+  /// which change no lane: a lane is never -0.
+  template <class Values>
+  [[gnu::always_inline]] static float sum_in_lanes(std::int64_t h, Values values) {
+    static_assert(kBlock == kSumLanes || Isa::kLanes == kSumLanes);
+    alignas(64) float lanes[kSumLanes];
+    if constexpr (kBlock == kSumLanes) {
+      Floats sums = zeros();
+      for_each_block(
+          h, [&](std::int64_t i, std::int64_t count) { sums = add(sums, values(i, count)); });
+      Order::store_floats(lanes, sums);
+    } else {
+      auto sums = Isa::set_float(0.0f);
+      for_each_block(h, [&](std::int64_t i, std::int64_t count) {
+        const Floats block = Order::to_sequence(values(i, count));
+        sums = Isa::add(Isa::add(sums, block.a), block.b);
+      });
+      Isa::store_floats(lanes, sums);
+    }
+    return sum_of_lanes_out_of_line(lanes);
   }
 
   /// f(i, count): the floats of a block, `count` of them and zeros.
@@ -185,6 +263,8 @@ class SimdRow {
     return Isa::to_ints(Isa::round_to_half(quotient));
   }
 
+  static Floats zeros() { return {Isa::set_float(0.0f), Isa::set_float(0.0f)}; }
+  static Floats add(Floats x, Floats y) { return {Isa::add(x.a, y.a), Isa::add(x.b, y.b)}; }
   static Floats mul(Floats x, Floats y) { return {Isa::mul(x.a, y.a), Isa::mul(x.b, y.b)}; }
   static Floats div(Floats x, Floats y) { return {Isa::div(x.a, y.a), Isa::div(x.b, y.b)}; }
   static Floats div_zero_for_nan(Floats x, Floats y) {
@@ -240,6 +320,12 @@ class SimdRow {
                                                std::int64_t count,
                                                Floats v) {
     store_padded<Storage, Form::store>(x, i, count, v);
+  }
+  [[gnu::always_inline]] static void store_floats(float* x,
+                                                  std::int64_t i,
+                                                  std::int64_t count,
+                                                  Floats v) {
+    store_padded<float, Order::store_floats>(x, i, count, v);
   }
   [[gnu::always_inline]] static void store_bytes(std::int8_t* q,
                                                  std::int64_t i,

@@ -55,6 +55,7 @@ struct Sequential {
   static FloatPair<Isa> spread_groups(const float* p) {
     return {Isa::template spread<8>(p), Isa::template spread<8>(p + Isa::kLanes / 8)};
   }
+  static FloatPair<Isa> to_sequence(FloatPair<Isa> v) { return v; }
 };
 
 /// a: even elements, b: odd elements. Two elements of 16 bits share a lane, so that widening a
@@ -82,10 +83,12 @@ struct Interleaved {
     const auto spread = Isa::template spread<4>(p);
     return {spread, spread};
   }
+  static FloatPair<Isa> to_sequence(FloatPair<Isa> v) { return Isa::interleave(v); }
 };
 
-/// Memory form of a block of each dtype. Magnitudes are in the dtype's own encoding, without the
-/// sign: their order is that of magnitude_bits, and fewer bits are handled than after widening.
+/// Memory form of a block of each dtype. round: to values that the dtype has. Magnitudes are in the
+/// dtype's own encoding, without the sign: their order is that of magnitude_bits, and fewer bits
+/// are handled than after widening.
 template <class Isa, DType>
 struct Format;
 
@@ -139,6 +142,11 @@ struct Format<Isa, DType::kBFloat16> : Format16<Isa> {
     const Int even = Isa::template shift_right<16>(Isa::round_to_upper_half(v.a));
     Isa::store(p, Isa::blend_words(even, Isa::round_to_upper_half(v.b)));
   }
+  static FloatPair<Isa> round(FloatPair<Isa> v) {
+    const Int upper_half = Isa::set_int(static_cast<std::int32_t>(0xffff'0000u));
+    return {Isa::as_floats(Isa::bit_and(Isa::round_to_upper_half(v.a), upper_half)),
+            Isa::as_floats(Isa::bit_and(Isa::round_to_upper_half(v.b), upper_half))};
+  }
 };
 
 template <class Isa>
@@ -150,6 +158,9 @@ struct Format<Isa, DType::kFloat16> : Format16<Isa> {
     return {Isa::load_halves(p), Isa::load_halves(Order::template second_half<std::uint16_t>(p))};
   }
   static void store(void* p, FloatPair<Isa> v) { Isa::store(p, Isa::narrow_to_halves(v)); }
+  static FloatPair<Isa> round(FloatPair<Isa> v) {
+    return {Isa::round_to_half(v.a), Isa::round_to_half(v.b)};
+  }
 };
 
 template <class Isa>
@@ -173,6 +184,7 @@ struct Format<Isa, DType::kFloat32> {
   static FloatPair<Isa> widen(Raw raw) { return raw; }
   static FloatPair<Isa> load_floats(const void* p) { return load(p); }
   static void store(void* p, FloatPair<Isa> v) { Order::store_floats(p, v); }
+  static FloatPair<Isa> round(FloatPair<Isa> v) { return v; }
 
  private:
   /// All sets imply AVX2, and 256 bits are a group.

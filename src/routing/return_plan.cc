@@ -16,7 +16,7 @@ Status count_returns(const contract::Checker& check,
     const std::int32_t slot = triples.at(row, 2);
     if (source < 0 || source >= limits.num_ranks || token < 0 || token >= limits.max_bs ||
         slot < 0 || slot >= limits.slots) {
-      return check.fail("assist_info_for_combine",
+      return check.fail(contract::index_argument(check.op()),
                         "triples (source rank < " + std::to_string(limits.num_ranks) +
                             ", token < " + std::to_string(limits.max_bs) + ", slot < " +
                             std::to_string(limits.slots) + ")",

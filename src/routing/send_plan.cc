@@ -4,6 +4,21 @@
 #include <string>
 
 namespace waybill::routing {
+namespace {
+
+std::string range(std::int64_t begin, std::int64_t end) {
+  return "[" + std::to_string(begin) + ", " + std::to_string(end) + ")";
+}
+
+std::string known_ids(const contract::Topology& topology) {
+  std::string text = "ids in " + range(0, topology.num_experts);
+  if (topology.special_end > topology.special_begin) {
+    text += " or " + range(topology.special_begin, topology.special_end);
+  }
+  return text;
+}
+
+}  // namespace
 
 Status count(const contract::Checker& check,
              const contract::Topology& topology,
@@ -24,13 +39,14 @@ Status count(const contract::Checker& check,
       }
       active = true;
       const std::int32_t expert = ids(t, j);
-      if (expert < 0 || expert >= topology.num_experts) {
+      if (topology.is_routed(expert)) {
+        ++counts.expert_offsets[static_cast<std::size_t>(expert) + 1];
+      } else if (!topology.is_special(expert)) {
         return check.fail(
             "expert_ids",
-            "ids in [0, " + std::to_string(topology.num_experts) + ")",
+            known_ids(topology),
             std::to_string(expert) + " at token " + std::to_string(t) + ", k " + std::to_string(j));
       }
-      ++counts.expert_offsets[static_cast<std::size_t>(expert) + 1];
     }
     counts.num_active += active ? 1 : 0;
   }
@@ -50,13 +66,31 @@ void sort_by_expert(const SendCounts& counts,
                     std::int64_t k,
                     std::vector<std::int32_t>& cursor,
                     std::span<std::int32_t> entries) {
+  const auto num_experts = static_cast<std::int64_t>(counts.expert_offsets.size()) - 1;
   cursor.assign(counts.expert_offsets.begin(), counts.expert_offsets.end());
   for (std::int64_t t = 0; t < bs; ++t) {
     for (std::int64_t j = 0; j < k; ++j) {
-      if (pairs.pair(t, j)) {
+      if (pairs.pair(t, j) && ids(t, j) < num_experts) {
         std::int32_t& place = cursor[static_cast<std::size_t>(ids(t, j))];
         entries[static_cast<std::size_t>(place++)] = static_cast<std::int32_t>(t * k + j);
       }
+    }
+  }
+}
+
+void count_occurrences(const SendCounts& counts,
+                       const Grid<std::int32_t>& ids,
+                       const ActivePairs& pairs,
+                       std::int64_t bs,
+                       std::int64_t k,
+                       std::vector<std::int32_t>& cursor,
+                       std::int32_t* occurrences) {
+  const auto num_experts = static_cast<std::int64_t>(counts.expert_offsets.size()) - 1;
+  cursor.assign(static_cast<std::size_t>(num_experts), 0);
+  for (std::int64_t t = 0; t < bs; ++t) {
+    for (std::int64_t j = 0; j < k; ++j) {
+      const bool sent = pairs.pair(t, j) && ids(t, j) < num_experts;
+      *occurrences++ = sent ? cursor[static_cast<std::size_t>(ids(t, j))]++ : 0;
     }
   }
 }

@@ -17,11 +17,12 @@ struct SendCounts {
   std::vector<std::int32_t>
       expert_offsets;                 ///< (M+1,) entries of expert e: [offsets[e], offsets[e+1])
   std::vector<std::int32_t> rows_to;  ///< (E,) rows for the experts of each rank
-  std::int64_t num_entries = 0;       ///< (t,k) pairs sent
+  std::int64_t num_entries = 0;       ///< (t,k) pairs sent: to MoE experts
   std::int64_t num_active = 0;        ///< tokens with at least one pair that takes part
 };
 
-/// First pass over the ids: checks the range of each that takes part and counts.
+/// First pass over the ids: checks the range of each that takes part and counts those that are
+/// sent; special experts are not.
 Status count(const contract::Checker& check,
              const contract::Topology& topology,
              const Grid<std::int32_t>& ids,
@@ -39,6 +40,16 @@ void sort_by_expert(const SendCounts& counts,
                     std::int64_t k,
                     std::vector<std::int32_t>& cursor,
                     std::span<std::int32_t> entries);
+
+/// expand_idx of ops.md section 5, (BS*K,): how many earlier pairs that are sent chose the same
+/// expert; 0 for a pair that is not sent. `cursor` is scratch.
+void count_occurrences(const SendCounts& counts,
+                       const Grid<std::int32_t>& ids,
+                       const ActivePairs& pairs,
+                       std::int64_t bs,
+                       std::int64_t k,
+                       std::vector<std::int32_t>& cursor,
+                       std::int32_t* occurrences);
 
 /// Active tokens in order.
 void list_active(const ActivePairs& pairs, std::int64_t bs, std::span<std::int32_t> tokens);

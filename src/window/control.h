@@ -13,11 +13,17 @@ namespace waybill::window {
 inline constexpr std::size_t kRefusalNameBytes = 64;
 inline constexpr std::size_t kRefusalTextBytes = 1024;
 
+/// CallHeader::refused: the arguments are bad; or a group that the call depends on has failed, and
+/// every member needs a reset.
+inline constexpr std::uint32_t kRefusedArguments = 1;
+inline constexpr std::uint32_t kFailedElsewhere = 2;
+
 /// What a rank publishes of one call: its arguments and the sizes of what lies in its half, from
 /// which every reader computes the same layout. Or its refusal.
 struct CallHeader {
-  Stamp stamp = 0;                  ///< epoch and number of the call
-  std::uint32_t refused = 0;        ///< 1: no data, only the refusal below
+  Stamp stamp = 0;  ///< epoch and number of the call
+  std::uint32_t refused =
+      0;  ///< kRefusedArguments or kFailedElsewhere: no data, only the text below
   std::uint32_t weighted = 0;       ///< dispatch: expert_scales are published
   std::uint32_t exceeds_share = 0;  ///< dispatch: some rank gets more than maxBS*min(L,K) rows
   std::uint32_t in_pool = 0;        ///< combine: the rows lie in the pool, not in the half
@@ -68,6 +74,6 @@ static_assert(std::is_standard_layout_v<ControlPage>);
 
 /// Changes whenever ControlPage, CallHeader or a layout changes its meaning: ranks that differ do
 /// not connect.
-inline constexpr std::uint32_t kLayoutVersion = 1;
+inline constexpr std::uint32_t kLayoutVersion = 2;
 
 }  // namespace waybill::window

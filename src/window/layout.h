@@ -63,6 +63,24 @@ struct DispatchLayout {
   }
 };
 
+/// What dispatch publishes for its TP peer; the rows themselves lie in the pool.
+struct TpDispatchLayout {
+  Section counts;      ///< (E,) int32, the first part of ep_recv_counts
+  Section row_scales;  ///< (num_rows,) float32 when quantised
+  std::int64_t end = 0;
+
+  static constexpr TpDispatchLayout of(std::int64_t num_ranks,
+                                       std::int64_t num_rows,
+                                       bool quantised) noexcept {
+    Cursor cursor;
+    TpDispatchLayout layout;
+    layout.counts = cursor.add(4 * num_ranks);
+    layout.row_scales = cursor.add(quantised ? 4 * num_rows : 0);
+    layout.end = cursor.end();
+    return layout;
+  }
+};
+
 /// A row that goes back: where it lies at the publisher and where it belongs at the owner.
 struct ReturnEntry {
   std::int32_t row;
@@ -70,11 +88,13 @@ struct ReturnEntry {
   std::int32_t slot;
 };
 
-/// What combine publishes.
+/// What combine publishes: rows, and where they belong, as a list of places or as the counts from
+/// which owners compute them.
 struct CombineLayout {
   struct Sizes {
     std::int64_t num_ranks;     ///< E
-    std::int64_t num_entries;   ///< rows returned
+    std::int64_t num_entries;   ///< rows returned whose places are listed
+    std::int64_t num_counts;    ///< E*localE where rows are found by occurrence, else 0
     std::int64_t copied_rows;   ///< 0 when the rows lie in the pool
     std::int64_t row_bytes;     ///< of a row as published
     std::int64_t scales_bytes;  ///< of a row's scales, 0 without comm_quant_mode
@@ -82,6 +102,7 @@ struct CombineLayout {
 
   Section owner_offsets;  ///< (E+1,) int32: where each owner's entries begin
   Section entries;        ///< (num_entries,) ReturnEntry, by owner
+  Section counts;         ///< (num_counts,) int32: inclusive prefix sums by (local expert, owner)
   Section scales;         ///< (copied_rows, scales_bytes)
   Section rows;           ///< (copied_rows, row_bytes)
   std::int64_t end = 0;
@@ -91,6 +112,7 @@ struct CombineLayout {
     CombineLayout layout;
     layout.owner_offsets = cursor.add(4 * (sizes.num_ranks + 1));
     layout.entries = cursor.add(static_cast<std::int64_t>(sizeof(ReturnEntry)) * sizes.num_entries);
+    layout.counts = cursor.add(4 * sizes.num_counts);
     layout.scales = cursor.add(sizes.copied_rows * sizes.scales_bytes);
     layout.rows = cursor.add(sizes.copied_rows * sizes.row_bytes);
     layout.end = cursor.end();

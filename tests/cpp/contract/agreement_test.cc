@@ -15,23 +15,28 @@ const Checker kCheck(Operator::kDispatchV2, {0, 4});
 
 std::vector<Agreement> equal_ranks(std::size_t count) { return std::vector<Agreement>(count); }
 
+std::vector<int> first_ranks(std::size_t count) {
+  std::vector<int> ranks(count);
+  std::iota(ranks.begin(), ranks.end(), 0);
+  return ranks;
+}
+
+/// Among all ranks of a group.
+Status compare_all(const Checker& check, const std::vector<Agreement>& by_rank) {
+  return compare(check, by_rank, first_ranks(by_rank.size()));
+}
+
 Status compare_values(Agreed field, const std::vector<std::int64_t>& values) {
   std::vector<Agreement> by_rank(values.size());
   for (std::size_t r = 0; r < values.size(); ++r) {
     by_rank[r][field] = values[r];
   }
-  return compare(kCheck, by_rank);
-}
-
-std::vector<int> first_ranks(int count) {
-  std::vector<int> ranks(static_cast<std::size_t>(count));
-  std::iota(ranks.begin(), ranks.end(), 0);
-  return ranks;
+  return compare_all(kCheck, by_rank);
 }
 
 TEST(Agreement, EqualRanksAgree) {
   for (const std::size_t ranks : {1U, 2U, 128U, 1024U}) {
-    EXPECT_TRUE(compare(kCheck, equal_ranks(ranks)).ok());
+    EXPECT_TRUE(compare_all(kCheck, equal_ranks(ranks)).ok());
   }
 }
 
@@ -185,6 +190,55 @@ const std::vector<FieldCase> kFields = {
      "global_bs",
      "argument global_bs: expected the same global batch (global_bs, or BS*E where it is 0) on all "
      "ranks, got 32 on rank 2, 64 on ranks 0, 1 and 3"},
+    {Agreed::kElastic,
+     "Elastic",
+     -1,
+     1,
+     "elastic_info",
+     "argument elastic_info: expected the same flag on all ranks, got None on ranks 0, 1 and 3, 1 "
+     "on rank 2"},
+    {Agreed::kElasticRanks,
+     "ElasticRanks",
+     4,
+     3,
+     "elastic_info",
+     "argument elastic_info: expected the same newE on all ranks, got 3 on rank 2, 4 on ranks 0, 1 "
+     "and 3"},
+    {Agreed::kElasticShared,
+     "ElasticShared",
+     2,
+     1,
+     "elastic_info",
+     "argument elastic_info: expected the same newSR on all ranks, got 1 on rank 2, 2 on ranks 0, "
+     "1 and 3"},
+    {Agreed::kElasticExperts,
+     "ElasticExperts",
+     8,
+     6,
+     "elastic_info",
+     "argument elastic_info: expected the same newM on all ranks, got 6 on rank 2, 8 on ranks 0, 1 "
+     "and 3"},
+    {Agreed::kElasticTables,
+     "ElasticTables",
+     77,
+     78,
+     "elastic_info",
+     "argument elastic_info: expected the same tables (by their hash) on all ranks, got 77 on "
+     "ranks 0, 1 and 3, 78 on rank 2"},
+    {Agreed::kForm,
+     "Form",
+     kFormTriples,
+     kFormOccurrences,
+     "expand_idx",
+     "argument expand_idx: expected the same form on all ranks, got triples on ranks 0, 1 and 3, "
+     "occurrence indices on rank 2"},
+    {Agreed::kEpRankId,
+     "EpRankId",
+     0,
+     1,
+     "ep_rank_id",
+     "argument ep_rank_id: expected the same EP rank of both TP peers on all ranks, got 0 on ranks "
+     "0, 1 and 3, 1 on rank 2"},
 };
 
 std::string name_of_case(const ::testing::TestParamInfo<FieldCase>& info) {
@@ -204,14 +258,41 @@ TEST(Agreement, TheFirstFieldThatDiffersIsReported) {
   std::vector<Agreement> by_rank = equal_ranks(3);
   by_rank[1][Agreed::kGlobalBs] = 7;
   by_rank[2][Agreed::kHidden] = 7;
-  EXPECT_EQ(compare(kCheck, by_rank).info().argument, "x");
+  EXPECT_EQ(compare_all(kCheck, by_rank).info().argument, "x");
   by_rank[0][Agreed::kOperator] = kCombine;
-  EXPECT_EQ(compare(kCheck, by_rank).info().argument, "");
+  EXPECT_EQ(compare_all(kCheck, by_rank).info().argument, "");
 }
 
 TEST(Agreement, AnUnknownOperatorHasAName) {
   const Status status = compare_values(Agreed::kOperator, {kDispatch, 99});
   EXPECT_NE(status.message().find("an unknown operator on rank 1"), std::string::npos);
+}
+
+TEST(Agreement, RanksOfACallAreNamedByTheirPlaceInTheGroup) {
+  std::vector<Agreement> by_rank = equal_ranks(3);
+  by_rank[1][Agreed::kHidden] = 7;
+  const Status status = compare(kCheck, by_rank, std::vector<int>{5, 2, 9});
+  EXPECT_EQ(status.info().ranks, std::vector<int>{2});
+  EXPECT_NE(status.message().find("0 on ranks 5 and 9, 7 on rank 2"), std::string::npos)
+      << status.message();
+}
+
+TEST(Agreement, AnUnknownFormGoesWithEveryForm) {
+  constexpr Agreed kForm = Agreed::kForm;
+  for (const std::int64_t form : {kFormTriples, kFormOccurrences, kFormUnknown}) {
+    EXPECT_TRUE(compare_values(kForm, {kFormUnknown, form, form, kFormUnknown}).ok());
+    EXPECT_TRUE(compare_values(kForm, {form, kFormUnknown, form}).ok());
+  }
+  for (const auto& values :
+       {std::vector{kFormUnknown, kFormTriples, kFormOccurrences},
+        {kFormTriples, kFormUnknown, kFormOccurrences},
+        {kFormOccurrences, kFormTriples, kFormUnknown},
+        {kFormUnknown, kFormUnknown, kFormOccurrences, kFormUnknown, kFormTriples}}) {
+    const Status status = compare_values(kForm, values);
+    ASSERT_EQ(status.code(), StatusCode::kMismatch);
+    EXPECT_EQ(status.info().argument, "expand_idx");
+    EXPECT_NE(status.message().find("triples on rank"), std::string::npos) << status.message();
+  }
 }
 
 TEST(OddRanks, OfTwoAreBoth) {
@@ -253,10 +334,11 @@ TEST(OddRanks, AreTheSameWhicheverRankCompares) {
   by_rank[3][Agreed::kQuantMode] = 2;
   for (int r = 0; r < 5; ++r) {
     const Checker check(Operator::kCombineV2, {r, 5});
-    const Status status = compare(check, by_rank);
+    const Status status = compare_all(check, by_rank);
     EXPECT_EQ(status.info().ranks, std::vector<int>{3});
     EXPECT_EQ(status.info().op, "npu_moe_distribute_combine_v2");
-    EXPECT_EQ(status.message(), compare(Checker(Operator::kCombineV2, {0, 5}), by_rank).message());
+    EXPECT_EQ(status.message(),
+              compare_all(Checker(Operator::kCombineV2, {0, 5}), by_rank).message());
   }
 }
 

@@ -25,19 +25,35 @@ inline TensorView with_four_dims(DType dtype) {
 }
 
 // E = 4, M = 8, BS = 4, K = 2, H = 16, no shared experts; rank 1.
-inline constexpr GroupFacts kGroup{1, 4};
+inline constexpr GroupFacts kGroup{.rank = 1, .world_size = 4};
+/// The same with a TP group, in which the rank is 1, too.
+inline constexpr GroupFacts kTpGroup{.rank = 1, .world_size = 4, .tp_rank = 1, .tp_world_size = 2};
+
+/// elastic_info of a group of four whose rank 2 is gone, for L = 2. Borrowed by calls.
+struct ScaledIn {
+  std::vector<std::int32_t> elastic = {1, 3, 0, 6, 0, 1, -1, 2, 0, 1, 3, -1};
+
+  TensorView elastic_view() const {
+    return TensorView::contiguous(
+        elastic.data(), DType::kInt32, {static_cast<std::int64_t>(elastic.size())});
+  }
+};
 
 /// A legal call of dispatch, for tests that change it in one place.
-struct DispatchCall {
+struct DispatchCall : ScaledIn {
   DispatchArgs args{.x = shaped(DType::kBFloat16, {4, 16}),
                     .expert_ids = shaped(DType::kInt32, {4, 2}),
                     .ep_world_size = 4,
                     .ep_rank_id = 1,
                     .moe_expert_num = 8};
+
+  DispatchCall() = default;
+  DispatchCall(const DispatchCall&) = delete;  // args.elastic_info may point into elastic
+  DispatchCall& operator=(const DispatchCall&) = delete;
 };
 
 /// A legal call of combine with five received rows.
-struct CombineCall {
+struct CombineCall : ScaledIn {
   std::vector<std::int32_t> counts = {1, 1, 2, 2, 3, 4, 4, 5};
   CombineArgs args{
       .expand_x = shaped(DType::kBFloat16, {6, 16}),
@@ -51,7 +67,7 @@ struct CombineCall {
   };
 
   CombineCall() = default;
-  CombineCall(const CombineCall&) = delete;  // args.ep_send_counts points into counts
+  CombineCall(const CombineCall&) = delete;  // args point into counts and elastic
   CombineCall& operator=(const CombineCall&) = delete;
 };
 

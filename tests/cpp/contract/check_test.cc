@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <string>
 
 #include "calls.h"
@@ -37,8 +38,14 @@ TEST(Checker, WhatIsNotYetSupportedSaysSo) {
   const Checker check(Operator::kDispatchV2, {0, 1});
   EXPECT_NE(check.not_yet("quant_mode", "4").message().find("is not yet), got 4"),
             std::string::npos);
-  EXPECT_TRUE(check.absent("elastic_info", false).ok());
-  EXPECT_EQ(check.absent("elastic_info", true).info().argument, "elastic_info");
+}
+
+TEST(Checker, AnArgumentThatMustBeAbsentIsDescribed) {
+  const Checker check(Operator::kCombine, {0, 1});
+  EXPECT_TRUE(check.absent("group_list", std::nullopt).ok());
+  const Status status = check.absent("group_list", shaped(DType::kInt64, {3}));
+  EXPECT_EQ(status.info().argument, "group_list");
+  EXPECT_NE(status.message().find("expected None, got (3,) int64"), std::string::npos);
 }
 
 TEST(Checker, ExpectComparesDimensionsShapeAndDtype) {
@@ -57,6 +64,14 @@ TEST(Checker, ExpectComparesDimensionsShapeAndDtype) {
 TEST(Operators, HaveTheVendorsNames) {
   EXPECT_STREQ(name_of(Operator::kDispatchV2), "npu_moe_distribute_dispatch_v2");
   EXPECT_STREQ(name_of(Operator::kCombineV2), "npu_moe_distribute_combine_v2");
+  EXPECT_STREQ(name_of(Operator::kDispatch), "npu_moe_distribute_dispatch");
+  EXPECT_STREQ(name_of(Operator::kCombine), "npu_moe_distribute_combine");
+  EXPECT_STREQ(name_of(Operator::kCombineAddRmsNorm), "npu_moe_distribute_combine_add_rms_norm");
+  EXPECT_STREQ(name_of(Operator::kDispatchSetup), "npu_moe_distribute_dispatch_setup");
+  EXPECT_STREQ(name_of(Operator::kDispatchTeardown), "npu_moe_distribute_dispatch_teardown");
+  EXPECT_STREQ(name_of(Operator::kCombineSetup), "npu_moe_distribute_combine_setup");
+  EXPECT_STREQ(name_of(Operator::kCombineTeardown), "npu_moe_distribute_combine_teardown");
+  EXPECT_STREQ(name_of(Operator::kBarrier), "_npu_distribute_barrier");
   EXPECT_STREQ(name_of(Operator::kNone), "an unknown operator");
 }
 

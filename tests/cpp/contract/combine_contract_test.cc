@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "calls.h"
+#include "elastic_cases.h"
 #include "layer_cases.h"
 
 namespace waybill::contract {
@@ -36,16 +37,17 @@ INSTANTIATE_TEST_SUITE_P(Layer,
                          CombineErrors,
                          ::testing::ValuesIn(bad_layers<CombineCall>()),
                          name_of_case);
-INSTANTIATE_TEST_SUITE_P(NotYet,
+INSTANTIATE_TEST_SUITE_P(Elastic,
                          CombineErrors,
-                         ::testing::ValuesIn(layers_not_yet<CombineCall>()),
+                         ::testing::ValuesIn(bad_elastic<CombineCall>()),
                          name_of_case);
 
 constexpr const char* kRows = "(n, H) with 1 <= H < 2^31, bfloat16, float16 or float32";
 constexpr const char* kIds = "(BS, K) int32 with K >= 1";
 constexpr const char* kShared = "(BS, H) = (4, 16) or (a, b, H) with a*b = BS, bfloat16";
 constexpr const char* kCounts = "a vector of at least 8 int32 (E*L, ep_recv_counts)";
-constexpr const char* kTotal = "a total between 0 and the 6 rows of expand_x at element 7";
+constexpr const char* kTotal = "a total of at most the 6 rows of expand_x";
+constexpr const char* kPrefix = "prefix sums, which do not fall";
 constexpr const char* kTriples = "a vector of at least 15 int32 (a triple a row)";
 
 const std::vector<BadCombine> kTensors = {
@@ -174,8 +176,18 @@ const std::vector<BadCombine> kMetadata = {
     {"NegativeTotal",
      [](CombineCall& call) { call.counts[7] = -1; },
      "ep_send_counts",
-     kTotal,
-     "-1"},
+     kPrefix,
+     "-1 at element 7"},
+    {"NegativeFirstCount",
+     [](CombineCall& call) { call.counts[0] = -1; },
+     "ep_send_counts",
+     kPrefix,
+     "-1 at element 0"},
+    {"FallingCounts",
+     [](CombineCall& call) { call.counts[3] = 1; },
+     "ep_send_counts",
+     kPrefix,
+     "1 at element 3"},
     {"MoreThanTheRows",
      [](CombineCall& call) { call.counts[7] = 7; },
      "ep_send_counts",
@@ -276,7 +288,7 @@ TEST(CombineContract, ItsAgreementHoldsWhatRanksHaveToShare) {
   const auto shape = check_combine(kGroup, call.args);
   ASSERT_TRUE(shape.ok());
   EXPECT_TRUE(shape->quantised);
-  const Agreement values = agreement_of(*shape, call.args);
+  const Agreement values = agreement_of(*shape, call.args.comm_quant_mode);
   EXPECT_EQ(values[Agreed::kOperator], static_cast<std::int64_t>(Operator::kCombineV2));
   EXPECT_EQ(values[Agreed::kEpWorldSize], 4);
   EXPECT_EQ(values[Agreed::kDtype], static_cast<std::int64_t>(DType::kBFloat16));

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "calls.h"
+#include "elastic_cases.h"
 #include "layer_cases.h"
 
 namespace waybill::contract {
@@ -35,9 +36,9 @@ INSTANTIATE_TEST_SUITE_P(Layer,
                          DispatchErrors,
                          ::testing::ValuesIn(bad_layers<DispatchCall>()),
                          name_of_case);
-INSTANTIATE_TEST_SUITE_P(NotYet,
+INSTANTIATE_TEST_SUITE_P(Elastic,
                          DispatchErrors,
-                         ::testing::ValuesIn(layers_not_yet<DispatchCall>()),
+                         ::testing::ValuesIn(bad_elastic<DispatchCall>()),
                          name_of_case);
 
 constexpr const char* kRows = "(BS, H) with 1 <= H < 2^31, bfloat16, float16 or float32";
@@ -274,6 +275,82 @@ TEST(DispatchContract, ARankMayHaveNoTokens) {
   EXPECT_EQ(alone->gbs, 0);
   call.args.global_bs = 8;
   EXPECT_EQ(check_dispatch(kGroup, call.args)->rows_capacity, 16);
+}
+
+TEST(DispatchContract, ElasticInfoPutsAnotherPlacementInForce) {
+  // E = 6, SR = 2, M = 12; rank 1, a shared one, and rank 4 are gone. Rank 5 becomes rank 3.
+  const std::vector<std::int32_t> info = {1, 4, 1, 9, 0, -1, 1, 2, -1, 3, 0, 2, 3, 5, -1, -1};
+  DispatchCall call;
+  call.args.ep_world_size = 6;
+  call.args.ep_rank_id = 2;
+  call.args.moe_expert_num = 12;
+  call.args.shared_expert_rank_num = 2;
+  call.args.elastic_info = TensorView::contiguous(info.data(), DType::kInt32, {16});
+  const auto shape = check_dispatch({.rank = 2, .world_size = 6}, call.args);
+  ASSERT_TRUE(shape.ok()) << shape.status().message();
+  EXPECT_EQ(shape->topology.num_ranks, 4);
+  EXPECT_EQ(shape->topology.rank, 1);
+  EXPECT_EQ(shape->topology.num_experts, 9);
+  EXPECT_EQ(shape->topology.num_shared_ranks, 1);
+  EXPECT_EQ(shape->topology.experts_per_rank(), 3);
+  EXPECT_EQ(shape->given.num_ranks, 6);
+  EXPECT_EQ(shape->gbs, 4 * 6);
+  std::vector<int> members;
+  for (int i = 0; i < 4; ++i) {
+    members.push_back(shape->elastic.members[i]);
+  }
+  EXPECT_EQ(members, (std::vector<int>{0, 2, 3, 5}));
+  const Agreement values = agreement_of(*shape, call.args);
+  EXPECT_EQ(values[Agreed::kEpWorldSize], 6);
+  EXPECT_EQ(values[Agreed::kMoeExpertNum], 12);
+  EXPECT_EQ(values[Agreed::kSharedExpertRankNum], 2);
+  EXPECT_EQ(values[Agreed::kElastic], 1);
+  EXPECT_EQ(values[Agreed::kElasticRanks], 4);
+  EXPECT_EQ(values[Agreed::kElasticShared], 1);
+  EXPECT_EQ(values[Agreed::kElasticExperts], 9);
+}
+
+TEST(DispatchContract, TheExampleOfSectionEight) {
+  // E=16, SR=4, M=12 (S=1): ranks 3 and 15 are lost.
+  const std::vector<std::int32_t> info = {1, 14, 3, 11, 0,  1,  2,  -1, 3,  4,  5,  6,
+                                          7, 8,  9, 10, 11, 12, 13, -1, 0,  1,  2,  4,
+                                          5, 6,  7, 8,  9,  10, 11, 12, 13, 14, -1, -1};
+  DispatchCall call;
+  call.args.ep_world_size = 16;
+  call.args.ep_rank_id = 14;
+  call.args.moe_expert_num = 12;
+  call.args.shared_expert_rank_num = 4;
+  call.args.elastic_info = TensorView::contiguous(info.data(), DType::kInt32, {36});
+  const auto shape = check_dispatch({.rank = 14, .world_size = 16}, call.args);
+  ASSERT_TRUE(shape.ok()) << shape.status().message();
+  EXPECT_EQ(shape->topology.rank, 13);
+  call.args.shared_expert_num = 2;  // does not divide three
+  EXPECT_EQ(check_dispatch({.rank = 14, .world_size = 16}, call.args).status().info().argument,
+            "elastic_info");
+}
+
+TEST(DispatchContract, ElasticInfoMayBeStridedAndDiffersFromNone) {
+  DispatchCall call;
+  const Agreement none = agreement_of(*check_dispatch(kGroup, call.args), call.args);
+  std::vector<std::int32_t> strided;
+  for (const std::int32_t value : call.elastic) {
+    strided.insert(strided.end(), {value, -99});
+  }
+  call.args.elastic_info = TensorView::contiguous(strided.data(), DType::kInt32, {12});
+  call.args.elastic_info->strides = {2};
+  const auto shape = check_dispatch(kGroup, call.args);
+  ASSERT_TRUE(shape.ok()) << shape.status().message();
+  EXPECT_EQ(shape->elastic.members[2], 3);
+  const Agreement scaled = agreement_of(*shape, call.args);
+  call.args.elastic_info = call.elastic_view();
+  EXPECT_EQ(agreement_of(*check_dispatch(kGroup, call.args), call.args).values, scaled.values);
+  call.elastic[0] = 0;
+  const Agreement off = agreement_of(*check_dispatch(kGroup, call.args), call.args);
+  EXPECT_EQ(none[Agreed::kElastic], -1);
+  EXPECT_EQ(off[Agreed::kElastic], 0);
+  EXPECT_EQ(scaled[Agreed::kElastic], 1);
+  EXPECT_EQ(off[Agreed::kElasticTables], none[Agreed::kElasticTables]);
+  EXPECT_NE(scaled[Agreed::kElasticTables], none[Agreed::kElasticTables]);
 }
 
 TEST(DispatchContract, ItsAgreementHoldsWhatRanksHaveToShare) {

@@ -101,6 +101,36 @@ std::vector<BadCall<Call>> bad_layers() {
        "const_expert_num",
        "a number >= 0",
        "-3"},
+      {"TooManyZeroExperts",
+       [](Call& call) { call.args.zero_expert_num = 2147483647; },
+       "zero_expert_num",
+       "a number below 2^31 - 1",
+       "2147483647"},
+      {"TooManyExpertsTogether",
+       // Their sum does not fit into int32; each of them does.
+       [](Call& call) {
+         call.args.zero_expert_num = 2147483000;
+         call.args.copy_expert_num = 600;
+         call.args.const_expert_num = 39;
+       },
+       "moe_expert_num",
+       "M + Z + C + N < 2^31 - 1",
+       "2147483647"},
+      {"PerformanceInfoOfAnotherLength",
+       [](Call& call) { call.args.performance_info = shaped(DType::kInt64, {3}); },
+       "performance_info",
+       "(E,) = (4,) int64",
+       "(3,) int64"},
+      {"PerformanceInfoOfAnotherDtype",
+       [](Call& call) { call.args.performance_info = shaped(DType::kInt32, {4}); },
+       "performance_info",
+       "(E,) = (4,) int64",
+       "(4,) int32"},
+      {"PerformanceInfoOfTwoDimensions",
+       [](Call& call) { call.args.performance_info = shaped(DType::kInt64, {4, 1}); },
+       "performance_info",
+       "(E,) = (4,) int64",
+       "(4, 1) int64"},
       {"NegativeTp",
        [](Call& call) { call.args.tp_world_size = -1; },
        "tp_world_size",
@@ -172,44 +202,6 @@ std::vector<BadCall<Call>> bad_layers() {
        "x_active_mask",
        "(BS,) or (BS, K) = (4, 2) bool",
        "a tensor of 4 dimensions bool"},
-  };
-}
-
-/// What the contract allows and this release does not do, alike in dispatch and combine.
-template <typename Call>
-std::vector<BadCall<Call>> layers_not_yet() {
-  constexpr const char* kExpected = "a value that is supported (this one is not yet)";
-  return {
-      {"ZeroExperts",
-       [](Call& call) { call.args.zero_expert_num = 1; },
-       "zero_expert_num",
-       kExpected,
-       "1"},
-      {"CopyExperts",
-       [](Call& call) { call.args.copy_expert_num = 2; },
-       "copy_expert_num",
-       kExpected,
-       "2"},
-      {"ConstExperts",
-       [](Call& call) { call.args.const_expert_num = 3; },
-       "const_expert_num",
-       kExpected,
-       "3"},
-      {"TwoTpRanks",
-       [](Call& call) { call.args.tp_world_size = 2; },
-       "tp_world_size",
-       kExpected,
-       "2"},
-      {"ElasticInfo",
-       [](Call& call) { call.args.elastic_info = shaped(DType::kInt32, {12}); },
-       "elastic_info",
-       kExpected,
-       "a tensor"},
-      {"PerformanceInfo",
-       [](Call& call) { call.args.performance_info = shaped(DType::kInt64, {4}); },
-       "performance_info",
-       kExpected,
-       "a tensor"},
   };
 }
 

@@ -24,6 +24,7 @@ struct Layer {
   int quant_mode = 0;
   bool weighted = false;
   int tp = 0;
+  std::vector<std::int32_t> elastic = {};
 
   DispatchOutputs outputs(int rank) const {
     DispatchArgs args{.x = shaped(DType::kBFloat16, {bs, h}),
@@ -39,9 +40,13 @@ struct Layer {
     if (weighted) {
       args.expert_scales = shaped(DType::kFloat32, {bs, k});
     }
-    const auto shape = check_dispatch({rank, e}, args);
+    if (!elastic.empty()) {
+      args.elastic_info = TensorView::contiguous(
+          elastic.data(), DType::kInt32, {static_cast<std::int64_t>(elastic.size())});
+    }
+    const auto shape = check_dispatch({.rank = rank, .world_size = e}, args);
     EXPECT_TRUE(shape.ok()) << shape.status().message();
-    return output_shapes(*shape, tp);
+    return output_shapes(*shape);
   }
 };
 
@@ -139,6 +144,67 @@ TEST(OutputShapes, TpRecvCountsHasAnEntryForEachTpRank) {
   EXPECT_EQ(layer.outputs(0).tp_recv_counts, (Dims{1}));
 }
 
+/// Ranks 1 and 4 of six are gone; S = 1.
+std::vector<std::int32_t> four_of_six(int sr, int m) {
+  return {1, 4, sr, m, 0, -1, 1, 2, -1, 3, 0, 2, 3, 5, -1, -1};
+}
+
+TEST(OutputShapes, UnderElasticInfoFollowTheOriginalSizes) {
+  // E = 6, SR = 2, M = 12: L = 3, R = 2. A: MoE 24*min(3,2) = 48, shared 4*3 = 12.
+  Layer layer{.e = 6, .m = 12, .bs = 4, .k = 2, .sr = 2};
+  EXPECT_EQ(layer.outputs(0).expand_x, (Dims{12, 16}));
+  layer.elastic = four_of_six(1, 9);
+  for (const int rank : {0, 2, 3, 5}) {
+    const DispatchOutputs outputs = layer.outputs(rank);
+    EXPECT_EQ(outputs.expand_x, (Dims{48, 16}));
+    EXPECT_EQ(outputs.dynamic_scales, (Dims{48}));
+    EXPECT_EQ(outputs.expand_scales, (Dims{48}));
+    EXPECT_EQ(outputs.assist_info_for_combine, (Dims{48 * 128}));
+    EXPECT_EQ(outputs.expert_token_nums, (Dims{3}));
+    EXPECT_EQ(outputs.ep_recv_counts, (Dims{6 * 3}));
+  }
+  layer.weighted = true;
+  EXPECT_EQ(layer.outputs(0).ep_recv_counts, (Dims{6 * 3 + 2 * 24 * 2}));
+}
+
+TEST(OutputShapes, AreThoseOfElasticInfoWithoutTheFlagToo) {
+  Layer layer{.e = 6, .m = 12, .bs = 4, .k = 2, .sr = 2};
+  layer.elastic = {0, -3, 99, 1, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7};  // nothing else is read
+  EXPECT_EQ(layer.outputs(1).expand_x, (Dims{48, 16}));
+  EXPECT_EQ(layer.outputs(1).expert_token_nums, (Dims{3}));
+  EXPECT_EQ(layer.outputs(1).ep_recv_counts, (Dims{18}));
+}
+
+TEST(OutputShapes, UnderElasticInfoCountAtLeastOneExpert) {
+  // Only shared experts: L = 0.
+  Layer layer{.e = 6, .m = 0, .bs = 4, .k = 2, .sr = 2};
+  layer.elastic = four_of_six(1, 0);
+  for (const int rank : {0, 5}) {
+    EXPECT_EQ(layer.outputs(rank).expand_x, (Dims{12, 16}));
+    EXPECT_EQ(layer.outputs(rank).expert_token_nums, (Dims{1}));
+    EXPECT_EQ(layer.outputs(rank).ep_recv_counts, (Dims{6}));
+  }
+}
+
+TEST(OutputShapes, UnderElasticInfoTakeTheSharedRanksCapacityWhereThatIsLarger) {
+  // A: MoE 6*min(1,1) = 6, shared 1*ceil(6/1) = 6; with L = 0 the MoE ranks have none.
+  Layer layer{.e = 6, .m = 5, .bs = 1, .k = 1, .sr = 1};
+  layer.elastic = four_of_six(1, 3);
+  EXPECT_EQ(layer.outputs(5).expand_x, (Dims{6, 16}));
+}
+
+TEST(OutputShapes, OccurrencesAreAsLongAsTheIds) {
+  DispatchArgs args{.x = shaped(DType::kBFloat16, {3, 16}),
+                    .expert_ids = shaped(DType::kInt32, {3, 2}),
+                    .ep_world_size = 2,
+                    .ep_rank_id = 0,
+                    .moe_expert_num = 4,
+                    .form = IndexForm::kOccurrences};
+  const auto shape = check_dispatch({.rank = 0, .world_size = 2}, args);
+  ASSERT_TRUE(shape.ok());
+  EXPECT_EQ(output_shapes(*shape).assist_info_for_combine, (Dims{6}));
+}
+
 TEST(OutputShapes, WithoutTokensNothingCanArrive) {
   const Layer layer{.e = 4, .m = 8, .bs = 0, .k = 2};
   const DispatchOutputs outputs = layer.outputs(2);
@@ -156,9 +222,10 @@ TEST(Capacity, TheLargestThatFitsIsAccepted) {
                     .moe_expert_num = 1,
                     .global_bs = (1 << 24) - 1};
   args.x = shaped(DType::kBFloat16, {1, 16});
-  EXPECT_TRUE(check_dispatch({0, 1}, args).ok());
+  EXPECT_TRUE(check_dispatch({.rank = 0, .world_size = 1}, args).ok());
   args.global_bs = 1 << 24;
-  EXPECT_EQ(check_dispatch({0, 1}, args).status().info().argument, "global_bs");
+  EXPECT_EQ(check_dispatch({.rank = 0, .world_size = 1}, args).status().info().argument,
+            "global_bs");
 }
 
 RC_GTEST_PROP(Capacity, EveryRankOfAKindHasTheSame, ()) {
@@ -175,7 +242,11 @@ RC_GTEST_PROP(Capacity, EveryRankOfAKindHasTheSame, ()) {
   }
   const int shared = sr == 0 ? 0 : *rc::gen::elementOf(divisors);
   const int e = sr + moe;
-  const Topology topology{e, 0, moe * local, sr, shared};
+  const Topology topology{.num_ranks = e,
+                          .rank = 0,
+                          .num_experts = moe * local,
+                          .num_shared_ranks = sr,
+                          .num_shared = shared};
   for (int r = 0; r < e; ++r) {
     std::int64_t sources = 0;
     for (int source = 0; source < e; ++source) {
@@ -198,7 +269,11 @@ RC_GTEST_PROP(Topology, EveryTokenReachesEachSharedExpertOnce, ()) {
   const int per_shared = *rc::gen::inRange(1, 5);
   const int moe = *rc::gen::inRange(1, 20);
   const int e = s * per_shared + moe;
-  const Topology topology{e, 0, moe, s * per_shared, s};
+  const Topology topology{.num_ranks = e,
+                          .rank = 0,
+                          .num_experts = moe,
+                          .num_shared_ranks = s * per_shared,
+                          .num_shared = s};
   for (int source = 0; source < e; ++source) {
     std::vector<int> reached(static_cast<std::size_t>(s));
     for (int target = 0; target < e; ++target) {
@@ -214,7 +289,11 @@ RC_GTEST_PROP(Topology, OwnersHoldTheirExpertsInOrder, ()) {
   const int sr = *rc::gen::inRange(0, 4);
   const int moe = *rc::gen::inRange(1, 200);
   const std::int64_t local = *rc::gen::inRange(1, 9);
-  const Topology topology{sr + moe, 0, moe * local, sr, sr > 0 ? 1 : 0};
+  const Topology topology{.num_ranks = sr + moe,
+                          .rank = 0,
+                          .num_experts = moe * local,
+                          .num_shared_ranks = sr,
+                          .num_shared = sr > 0 ? 1 : 0};
   for (std::int64_t expert = 0; expert < moe * local; ++expert) {
     const int owner = topology.owner_of(expert);
     RC_ASSERT(owner >= sr && owner < sr + moe);

@@ -51,6 +51,14 @@ double largest_magnitude(const std::vector<float>& values) {
   return amax;
 }
 
+/// Node j of the `width` nodes of one level of the tree of lanes.
+float node_of(const std::vector<float>& terms, std::size_t j, std::size_t width) {
+  if (width < 16) return add(node_of(terms, j, 2 * width), node_of(terms, j + width, 2 * width));
+  float lane = 0;
+  for (std::size_t i = j; i < terms.size(); i += 16) lane = add(lane, terms[i]);
+  return lane;
+}
+
 }  // namespace
 
 std::uint32_t bits_at(DType dtype, const void* row, std::int64_t i) {
@@ -136,5 +144,8 @@ CommGroup comm_quantise_group(const std::vector<float>& x) {
 float add(float a, float b) { return to_float(double{a} + double{b}); }
 float mul(float a, float b) { return to_float(double{a} * double{b}); }
 float div(float a, float b) { return to_float(double{a} / double{b}); }
+float sqrt(float value) { return to_float(std::sqrt(double{value})); }
+
+float sum_over_h(const std::vector<float>& terms) { return node_of(terms, 0, 1); }
 
 }  // namespace waybill::numerics::model

@@ -43,5 +43,9 @@ CommGroup comm_quantise_group(const std::vector<float>& x);
 float add(float a, float b);
 float mul(float a, float b);
 float div(float a, float b);
+float sqrt(float value);
+
+/// Of all terms, in the project's order: 16 lanes, then a tree of pairs.
+float sum_over_h(const std::vector<float>& terms);
 
 }  // namespace waybill::numerics::model

@@ -8,6 +8,7 @@
 
 #include "numerics/convert.h"
 #include "numerics/model.h"
+#include "numerics/special.h"
 #include "numerics/test_support.h"
 
 namespace waybill::numerics::testing {
@@ -107,6 +108,64 @@ RC_GTEST_PROP(WeightedSum, OfOneRowWithWeightOneIsTheRow, ()) {
     const bool nan = model::is_nan(dtype, before) && model::is_nan(dtype, after);
     RC_ASSERT(nan || after == (zero ? 0u : before));
   }
+}
+
+RC_GTEST_PROP(Accumulate, ThenRoundIsTheWeightedSum, ()) {
+  const DType dtype = any_dtype();
+  Random random(*rc::gen::arbitrary<std::uint64_t>());
+  const std::int64_t h = *rc::gen::inRange<std::int64_t>(0, 300);
+  const auto num_terms = *rc::gen::inRange<std::size_t>(0, 10);
+  const auto cut = *rc::gen::inRange<std::int64_t>(0, static_cast<std::int64_t>(num_terms) + 1);
+  const std::vector<float> weights =
+      make_floats(Content::kNormal, static_cast<std::int64_t>(num_terms), random);
+  std::vector<std::vector<std::byte>> rows;
+  std::vector<Term> terms;
+  for (std::size_t t = 0; t < num_terms; ++t) {
+    rows.push_back(make_row(dtype, Content::kWide, h, random));
+    terms.push_back({rows[t].data(), weights[t]});
+  }
+  const Kernels& set = any_kernels();
+  std::vector<float> acc(static_cast<std::size_t>(h));
+  const auto rest = static_cast<std::int64_t>(num_terms) - cut;
+  set.accumulate(terms.data(), cut, dtype, true, h, acc.data());
+  set.accumulate(terms.data() + cut, rest, dtype, false, h, acc.data());
+  std::vector<std::byte> rounded(static_cast<std::size_t>(h * size_of(dtype)));
+  set.round_row(acc.data(), dtype, h, rounded.data());
+  const std::vector<std::byte> want = weighted_sum(set, dtype, h, rows, weights);
+  RC_ASSERT(first_difference(dtype, rounded.data(), want.data(), h) == -1);
+}
+
+RC_GTEST_PROP(Dot, IsSymmetric, ()) {
+  const DType dtype = any_dtype();
+  Random random(*rc::gen::arbitrary<std::uint64_t>());
+  const std::int64_t h = *rc::gen::inRange<std::int64_t>(0, 300);
+  const std::vector<std::byte> a = make_row(dtype, Content::kWide, h, random);
+  const std::vector<std::byte> b = make_row(dtype, Content::kNormal, h, random);
+  const Kernels& set = any_kernels();
+  RC_ASSERT(is_same(set.dot(a.data(), b.data(), dtype, h), set.dot(b.data(), a.data(), dtype, h)));
+}
+
+RC_GTEST_PROP(MeanSquare, OfOneValueIsItsSquare, ()) {
+  // Powers of two for the value and the length: nothing is rounded.
+  const std::int64_t h = std::int64_t{1} << *rc::gen::inRange(0, 12);
+  const float value = std::ldexp(1.0f, *rc::gen::inRange(-30, 31));
+  const std::vector<float> row(static_cast<std::size_t>(h), value);
+  const float mean = any_kernels().mean_square(row.data(), h, 1.0f / static_cast<float>(h));
+  RC_ASSERT(mean == value * value);
+}
+
+RC_GTEST_PROP(Softmax, IsSymmetricAndSumsToOne, ()) {
+  const float l1 = *rc::gen::map(rc::gen::inRange(-400'000, 400'001),
+                                 [](int v) { return static_cast<float>(v) / 4096; });
+  const float l2 = *rc::gen::map(rc::gen::inRange(-400'000, 400'001),
+                                 [](int v) { return static_cast<float>(v) / 4096; });
+  const SoftmaxPair ab = softmax_pair(l1, l2);
+  const SoftmaxPair ba = softmax_pair(l2, l1);
+  RC_ASSERT(ab.p1 == ba.p2);
+  RC_ASSERT(ab.p2 == ba.p1);
+  RC_ASSERT(ab.p1 >= 0.0f && ab.p2 >= 0.0f);
+  RC_ASSERT(std::fabs(ab.p1 + ab.p2 - 1.0f) <= 0x1p-23f);
+  RC_ASSERT((l1 <= l2) == (ab.p1 <= ab.p2) || ab.p1 == ab.p2);
 }
 
 RC_GTEST_PROP(CommQuantise, GroupsAreIndependent, ()) {

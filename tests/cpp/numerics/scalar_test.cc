@@ -18,26 +18,6 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 const Kernels& scalar() { return kernels(SimdLevel::kScalar); }
 
-std::vector<float> decode_row(DType dtype, const std::vector<std::byte>& row) {
-  const std::int64_t n = static_cast<std::int64_t>(row.size()) / size_of(dtype);
-  std::vector<float> floats;
-  for (std::int64_t i = 0; i < n; ++i) {
-    const std::uint32_t bits = model::bits_at(dtype, row.data(), i);
-    floats.push_back(static_cast<float>(model::decode(dtype, bits)));
-  }
-  return floats;
-}
-
-std::vector<std::byte> encode_row(DType dtype, const std::vector<float>& values) {
-  std::vector<std::byte> row;
-  for (const float value : values) {
-    const std::uint32_t bits = model::encode(dtype, double{value});
-    const auto* bytes = reinterpret_cast<const std::byte*>(&bits);
-    row.insert(row.end(), bytes, bytes + size_of(dtype));
-  }
-  return row;
-}
-
 void expect_same(float got, float want) {
   if (std::isnan(want)) {
     EXPECT_TRUE(std::isnan(got));

@@ -150,6 +150,26 @@ std::vector<float> make_floats(Content content, std::int64_t n, Random& random) 
   return floats;
 }
 
+std::vector<float> decode_row(DType dtype, const std::vector<std::byte>& row) {
+  const std::int64_t n = static_cast<std::int64_t>(row.size()) / size_of(dtype);
+  std::vector<float> floats;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const std::uint32_t bits = model::bits_at(dtype, row.data(), i);
+    floats.push_back(static_cast<float>(model::decode(dtype, bits)));
+  }
+  return floats;
+}
+
+std::vector<std::byte> encode_row(DType dtype, const std::vector<float>& values) {
+  std::vector<std::byte> row;
+  for (const float value : values) {
+    const std::uint32_t bits = model::encode(dtype, double{value});
+    const auto* bytes = reinterpret_cast<const std::byte*>(&bits);
+    row.insert(row.end(), bytes, bytes + size_of(dtype));
+  }
+  return row;
+}
+
 std::int64_t first_difference(DType dtype, const void* a, const void* b, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) {
     const std::uint32_t x = model::bits_at(dtype, a, i);
@@ -160,6 +180,8 @@ std::int64_t first_difference(DType dtype, const void* a, const void* b, std::in
   }
   return -1;
 }
+
+bool is_same(float a, float b) { return first_difference(DType::kFloat32, &a, &b, 1) < 0; }
 
 Quantised quantise_row(const Kernels& kernels,
                        DType dtype,

@@ -85,8 +85,15 @@ std::vector<std::byte> make_row(DType dtype, Content content, std::int64_t n, Ra
 /// The same, as floats.
 std::vector<float> make_floats(Content content, std::int64_t n, Random& random);
 
+/// The floats that a row in memory holds, and the row that holds the nearest to some floats.
+std::vector<float> decode_row(DType dtype, const std::vector<std::byte>& row);
+std::vector<std::byte> encode_row(DType dtype, const std::vector<float>& values);
+
 /// First element where two rows of n elements differ, NaN being equal to NaN; -1 if none.
 std::int64_t first_difference(DType dtype, const void* a, const void* b, std::int64_t n);
+
+/// Whether both are NaN or have the same bits.
+bool is_same(float a, float b);
 
 /// The kernels on plain vectors, for tests that care for values only.
 struct Quantised {

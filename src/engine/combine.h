@@ -1,0 +1,103 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "contract/combine_contract.h"
+#include "engine/call.h"
+#include "engine/session.h"
+#include "engine/tp_exchange.h"
+#include "routing/pairs.h"
+#include "routing/return_plan.h"
+#include "waybill/combine.h"
+#include "window/layout.h"
+
+namespace waybill::engine {
+
+/// What a combine computes: y and rstd only with the norm.
+struct CombineOutputs {
+  Tensor x;  ///< (BS, H), with the norm (BS, 1, H)
+  Tensor y;
+  Tensor rstd;
+};
+
+/// One call of combine, in the two steps that combine_setup and combine_teardown take apart.
+class Combine {
+ public:
+  /// `op`: contract::operator_of(args), kCombineAddRmsNorm (then with `norm`), or kCombineSetup.
+  Combine(Session& session,
+          const CombineArgs& args,
+          contract::Operator op,
+          const CombineAddRmsNormArgs* norm = nullptr)
+      : session_(session),
+        args_(args),
+        norm_(norm),
+        call_(session, op),
+        tp_(call_, args.tp_group, args.tp_world_size) {}
+
+  /// Checks, publishes, signals.
+  Status start();
+  /// Waits for the others and sums. Returns when nobody reads this rank's rows any more.
+  Result<CombineOutputs> complete();
+
+  /// For teardown: the arguments that describe this rank's tokens, checked before anything changes.
+  Status take_tokens(const CombineArgs& args);
+
+  const contract::CombineShape& shape() const noexcept { return shape_; }
+  Call& call() noexcept { return call_; }
+
+ private:
+  Scratch& scratch() noexcept { return session_.scratch(); }
+  int num_ranks() const noexcept { return shape_.topology.num_ranks; }
+  routing::ActivePairs pairs() const { return {args_.x_active_mask, shape_.k}; }
+
+  // Rows as they travel: with comm_quant_mode int8 and, beside them, scales.
+  std::int64_t row_bytes() const noexcept;
+  std::int64_t scales_bytes() const noexcept;
+  window::CombineLayout layout_of(const window::CallHeader& header, int member) const noexcept;
+
+  Status check();
+  Status check_own_tokens(contract::Operator op);
+  Status plan_returns();
+  Status publish();
+  void publish_places(std::byte* half, const window::CombineLayout& layout);
+  void copy_rows(std::byte* half, const window::CombineLayout& layout);
+
+  // TP = 2 (combine_tp.cc)
+  Status exchange_tp();
+  Status publish_tp();
+  Status check_peer();
+  void add_peer_rows(std::byte* rows);
+
+  // complete() (combine_locate.cc)
+  Status locate();
+  bool is_sane(const window::CallHeader& header, int r) const;
+  Status corrupt(int r) const;
+  Status locate_listed(int r);
+  Status locate_by_occurrence();
+  Status locate_occurrence(std::int64_t token, std::int64_t slot, std::int64_t position);
+  void place(int r, std::int64_t row, std::int64_t token, std::int64_t slot);
+  bool expects(std::int64_t token, std::int64_t slot) const;
+  Status check_complete();
+
+  Status sum();
+  Status wait_readers(const Status& ended);
+  std::int64_t returned_to(int r);
+  void count();
+
+  Session& session_;
+  CombineArgs args_;
+  const CombineAddRmsNormArgs* norm_;
+  Call call_;
+  TpExchange tp_;
+  contract::CombineShape shape_;
+  routing::Grid<std::int32_t> ids_;
+  routing::TripleView triples_{};
+  std::int64_t form_ = contract::kFormTriples;  ///< of the call, known when all have arrived
+  bool in_place_ = false;
+  bool tp_in_place_ = false;
+  std::int64_t copy_us_ = 0;
+  CombineOutputs outputs_;
+};
+
+}  // namespace waybill::engine

@@ -1,0 +1,186 @@
+// Where the rows of this rank's tokens lie.
+
+#include <algorithm>
+#include <string>
+
+#include "base/errors.h"
+#include "engine/combine.h"
+
+namespace waybill::engine {
+
+using window::CallHeader;
+using window::CombineLayout;
+using window::ReturnEntry;
+
+Status Combine::locate() {
+  const auto places = static_cast<std::size_t>(shape_.bs * shape_.slots());
+  scratch().rows.assign(places, nullptr);
+  scratch().scales.assign(shape_.quantised ? places : 0, nullptr);
+  scratch().received_rows.assign(static_cast<std::size_t>(num_ranks()), 0);
+  form_ = contract::kFormTriples;
+  for (int r = 0; r < num_ranks(); ++r) {
+    const CallHeader& header = call_.header_of(r);
+    if (!is_sane(header, r)) {
+      return corrupt(r);
+    }
+    if (header.agreement[contract::Agreed::kForm] == contract::kFormOccurrences) {
+      form_ = contract::kFormOccurrences;
+    }
+  }
+  if (form_ == contract::kFormOccurrences) {
+    if (shape_.form == contract::kFormUnknown) {
+      WAYBILL_RETURN_IF_ERROR(
+          call_.checker().expect_int_vector(contract::index_argument(call_.op()),
+                                            args_.assist_info_for_combine,
+                                            shape_.bs * shape_.k,
+                                            "BS*K"));
+    }
+    return locate_by_occurrence();
+  }
+  for (int r = 0; r < num_ranks(); ++r) {
+    WAYBILL_RETURN_IF_ERROR(locate_listed(r));
+  }
+  return check_complete();
+}
+
+Status Combine::corrupt(int r) const {
+  const std::string name = contract::name_of(call_.op());
+  return error(StatusCode::kInternal,
+               name,
+               "",
+               name + ": what rank " + std::to_string(call_.rank_of(r)) +
+                   " published cannot be (rank " + std::to_string(session_.rank()) + ")");
+}
+
+bool Combine::is_sane(const CallHeader& header, int r) const {
+  const std::int64_t bytes = call_.peer_of(r).window_bytes;
+  const std::int64_t most = bytes / std::max<std::int64_t>(row_bytes(), sizeof(ReturnEntry));
+  return header.num_entries >= 0 && header.num_entries <= most &&
+         header.num_rows == header.num_entries && layout_of(header, r).end <= bytes &&
+         (header.in_pool == 0 || (!shape_.quantised && header.pool_offset >= 0 &&
+                                  header.pool_offset <= bytes - header.num_rows * row_bytes()));
+}
+
+bool Combine::expects(std::int64_t token, std::int64_t slot) const {
+  return slot < shape_.k ? pairs().pair(token, slot) && shape_.topology.is_routed(ids_(token, slot))
+                         : pairs().token(token);
+}
+
+/// Notes that row `row` of member r belongs to (token, slot).
+void Combine::place(int r, std::int64_t row, std::int64_t token, std::int64_t slot) {
+  const CallHeader& header = call_.header_of(r);
+  const CombineLayout layout = layout_of(header, r);
+  const std::byte* half = call_.half_of(r);
+  const std::byte* rows =
+      header.in_pool != 0 ? call_.peer_of(r).pool + header.pool_offset : half + layout.rows.offset;
+  const auto index = static_cast<std::size_t>(token * shape_.slots() + slot);
+  scratch().rows[index] = rows + row * row_bytes();
+  if (shape_.quantised) {
+    scratch().scales[index] = half + layout.scales.offset + row * scales_bytes();
+  }
+}
+
+/// From the list of places that member r published.
+Status Combine::locate_listed(int r) {
+  const CallHeader& header = call_.header_of(r);
+  if (header.agreement[contract::Agreed::kForm] != contract::kFormTriples) {
+    return {};  // a rank that returns nothing
+  }
+  const CombineLayout layout = layout_of(header, r);
+  const std::byte* half = call_.half_of(r);
+  const auto* offsets = reinterpret_cast<const std::int32_t*>(half + layout.owner_offsets.offset);
+  const std::int64_t begin = offsets[shape_.topology.rank];
+  const std::int64_t end = offsets[shape_.topology.rank + 1];
+  if (begin < 0 || begin > end || end > header.num_entries) {
+    return corrupt(r);
+  }
+  scratch().received_rows[static_cast<std::size_t>(r)] = end - begin;
+  const auto* entries = reinterpret_cast<const ReturnEntry*>(half + layout.entries.offset);
+  for (std::int64_t i = begin; i < end; ++i) {
+    const ReturnEntry entry = entries[i];
+    if (entry.row < 0 || entry.row >= header.num_rows || entry.token < 0 || entry.slot < 0 ||
+        entry.slot >= shape_.slots()) {
+      return corrupt(r);
+    }
+    if (entry.token >= shape_.bs || !expects(entry.token, entry.slot)) {
+      continue;
+    }
+    if (scratch().rows[static_cast<std::size_t>(entry.token * shape_.slots() + entry.slot)] !=
+        nullptr) {
+      return call_.checker().fail(contract::index_argument(call_.op()),
+                                  "one row for token " + std::to_string(entry.token) + ", slot " +
+                                      std::to_string(entry.slot),
+                                  "a second one, from rank " + std::to_string(call_.rank_of(r)));
+    }
+    place(r, entry.row, entry.token, entry.slot);
+  }
+  return {};
+}
+
+Status Combine::check_complete() {
+  for (std::int64_t t = 0; t < shape_.bs; ++t) {
+    for (std::int64_t slot = 0; slot < shape_.slots(); ++slot) {
+      if (scratch().rows[static_cast<std::size_t>(t * shape_.slots() + slot)] == nullptr &&
+          expects(t, slot)) {
+        return call_.checker().fail(
+            contract::index_argument(call_.op()),
+            "a row for token " + std::to_string(t) + ", slot " + std::to_string(slot),
+            "none from any rank");
+      }
+    }
+  }
+  return {};
+}
+
+/// From expand_idx and the counts that every rank published.
+Status Combine::locate_by_occurrence() {
+  const routing::Grid<std::int32_t> occurrences(args_.assist_info_for_combine);
+  std::int64_t active = 0;
+  for (std::int64_t t = 0; t < shape_.bs; ++t) {
+    for (std::int64_t slot = 0; slot < shape_.slots(); ++slot) {
+      if (expects(t, slot)) {
+        const std::int64_t position =
+            slot < shape_.k ? occurrences(t * shape_.k + slot, 0) : active;
+        WAYBILL_RETURN_IF_ERROR(locate_occurrence(t, slot, position));
+      }
+    }
+    active += pairs().token(t) ? 1 : 0;
+  }
+  return {};
+}
+
+/// The row is number `position` of those that this rank sent to the expert of the slot.
+Status Combine::locate_occurrence(std::int64_t token, std::int64_t slot, std::int64_t position) {
+  const contract::Topology& topology = shape_.topology;
+  int r = 0;
+  std::int64_t local = 0;
+  if (slot < shape_.k) {
+    const std::int32_t expert = ids_(token, slot);
+    r = topology.owner_of(expert);
+    local = expert % topology.experts_per_rank();
+  } else {
+    r = topology.shared_target(topology.rank, static_cast<int>(slot - shape_.k));
+  }
+  const CallHeader& header = call_.header_of(r);
+  const CombineLayout layout = layout_of(header, r);
+  const auto* counts =
+      reinterpret_cast<const std::int32_t*>(call_.half_of(r) + layout.counts.offset);
+  const std::int64_t cell = local * num_ranks() + topology.rank;
+  const std::int64_t begin = cell == 0 ? 0 : counts[cell - 1];
+  const std::int64_t row = begin + position;
+  if (position < 0 || row >= counts[cell]) {
+    return call_.checker().fail(
+        contract::index_argument(call_.op()),
+        "a row for token " + std::to_string(token) + ", slot " + std::to_string(slot),
+        "number " + std::to_string(position) + " of the " + std::to_string(counts[cell] - begin) +
+            " rows that rank " + std::to_string(call_.rank_of(r)) + " returns");
+  }
+  if (begin < 0 || row >= header.num_rows) {
+    return corrupt(r);
+  }
+  place(r, row, token, slot);
+  ++scratch().received_rows[static_cast<std::size_t>(r)];
+  return {};
+}
+
+}  // namespace waybill::engine

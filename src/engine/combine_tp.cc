@@ -1,0 +1,113 @@
+// The exchange of combine between the two TP ranks (ops.md section 6): each row of this rank is
+// added to the part of it that the peer's experts computed.
+
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "base/errors.h"
+#include "engine/combine.h"
+#include "engine/row_source.h"
+#include "numerics/kernels.h"
+
+namespace waybill::engine {
+
+using window::CallHeader;
+
+Status Combine::exchange_tp() {
+  Call& call = tp_.call();
+  WAYBILL_RETURN_IF_ERROR(publish_tp());
+  WAYBILL_RETURN_IF_ERROR(call.gather());
+  Status status = check_peer();
+  if (!status.ok()) {
+    return call.abandon(status);
+  }
+  status = publish();
+  if (!status.ok()) {
+    if (call_.has_failed()) {
+      call.poison(status);
+    }
+    return call.abandon(status);
+  }
+  Status ended = call.finish();
+  if (!ended.ok()) {
+    call_.poison(ended);
+  }
+  return ended;
+}
+
+/// Publishes the peer's rows: those behind this rank's own.
+Status Combine::publish_tp() {
+  Call& call = tp_.call();
+  CallHeader& header = call.header();
+  tp_.fill_header(contract::agreement_of(shape_, args_.comm_quant_mode), shape_.given.rank);
+  header.num_rows = shape_.peer_rows;
+  header.num_entries = shape_.rows;
+  const TensorView& x = args_.expand_x;
+  const std::int64_t bytes = shape_.peer_rows * row_bytes();
+  const auto* rows = static_cast<const std::byte*>(x.data) + shape_.rows * row_bytes();
+  if (x.is_contiguous()) {
+    header.pool_offset = tp_.session()->pool().offset_of(rows, bytes);
+    tp_in_place_ = header.pool_offset >= 0;
+    header.in_pool = tp_in_place_ ? 1 : 0;
+  }
+  auto half = call.open_half(tp_in_place_ ? 0 : bytes);
+  if (!half.ok()) {
+    return half.status();
+  }
+  if (!tp_in_place_) {
+    const RowSource source(x);
+    std::vector<std::byte> gathered(source.scratch_bytes());
+    for (std::int64_t i = 0; i < shape_.peer_rows; ++i) {
+      std::memcpy(*half + i * row_bytes(),
+                  source.get(shape_.rows + i, gathered.data()),
+                  static_cast<std::size_t>(row_bytes()));
+    }
+  }
+  call.signal();
+  return {};
+}
+
+Status Combine::check_peer() {
+  Call& call = tp_.call();
+  const CallHeader& header = call.header_of(tp_.peer());
+  if (header.num_entries != shape_.peer_rows || header.num_rows != shape_.rows) {
+    return call.checker().fail(
+        "tp_send_counts",
+        "rows of both TP ranks as both count them, " + std::to_string(header.num_rows) + " and " +
+            std::to_string(header.num_entries),
+        std::to_string(shape_.rows) + " and " + std::to_string(shape_.peer_rows));
+  }
+  const std::int64_t window_bytes = call.peer_of(tp_.peer()).window_bytes;
+  const std::int64_t offset = header.in_pool != 0 ? header.pool_offset : 0;
+  if (offset < 0 || offset > window_bytes - shape_.rows * row_bytes()) {
+    const std::string name = contract::name_of(call.op());
+    return error(StatusCode::kInternal,
+                 name,
+                 "",
+                 name + ": what the TP peer published cannot be (rank " +
+                     std::to_string(session_.rank()) + ")");
+  }
+  return {};
+}
+
+/// Row i becomes RNE(own[i] + peer's part of it). The sum of two float16 in float32, rounded once
+/// more, is their sum in float16.
+void Combine::add_peer_rows(std::byte* rows) {
+  Call& call = tp_.call();
+  const CallHeader& header = call.header_of(tp_.peer());
+  const std::byte* part = header.in_pool != 0 ? call.peer_of(tp_.peer()).pool + header.pool_offset
+                                              : call.half_of(tp_.peer());
+  const RowSource source(args_.expand_x);
+  session_.workers().run(
+      shape_.rows, least_items(row_bytes()), [&](std::int64_t begin, std::int64_t end) {
+        std::vector<std::byte> gathered(source.scratch_bytes());
+        for (std::int64_t i = begin; i < end; ++i) {
+          const numerics::Term terms[] = {{source.get(i, gathered.data()), 1.0F},
+                                          {part + i * row_bytes(), 1.0F}};
+          session_.kernels().weighted_sum(terms, 2, shape_.dtype, shape_.h, rows + i * row_bytes());
+        }
+      });
+}
+
+}  // namespace waybill::engine

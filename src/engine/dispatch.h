@@ -1,0 +1,82 @@
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+#include "contract/dispatch_contract.h"
+#include "engine/call.h"
+#include "engine/session.h"
+#include "engine/tp_exchange.h"
+#include "numerics/kernels.h"
+#include "routing/pairs.h"
+#include "waybill/dispatch.h"
+#include "window/control.h"
+
+namespace waybill::engine {
+
+/// One call of dispatch, in the two steps that dispatch_setup and dispatch_teardown take apart.
+class Dispatch {
+ public:
+  /// `op`: contract::operator_of(args), or kDispatchSetup.
+  Dispatch(Session& session, const DispatchArgs& args, contract::Operator op)
+      : session_(session),
+        args_(args),
+        call_(session, op),
+        tp_(call_, args.tp_group, args.tp_world_size) {}
+
+  /// Checks, publishes, signals. Waits for nobody after successful calls. Afterwards nothing that
+  /// `args` borrows is read.
+  Status start();
+  /// Waits for the others and pulls.
+  Result<DispatchResult> complete();
+
+  const contract::DispatchShape& shape() const noexcept { return shape_; }
+  Call& call() noexcept { return call_; }
+  /// expand_idx, which start() has made.
+  Tensor take_occurrences() noexcept { return std::move(result_.assist_info_for_combine); }
+  void set_expert_token_nums_type(int type) noexcept { args_.expert_token_nums_type = type; }
+
+ private:
+  Scratch& scratch() noexcept { return session_.scratch(); }
+  int num_ranks() const noexcept { return shape_.topology.num_ranks; }
+  routing::ActivePairs pairs() const { return {args_.x_active_mask, shape_.k}; }
+
+  Status check();
+  void fill_header();
+  Status publish();
+  Status write_occurrences();
+
+  // complete()
+  Status exchange();
+  Status plan();
+  bool is_sane(const window::CallHeader& header, int r) const;
+  Status corrupt(int r) const;
+  Status check_capacity();
+  Status allocate();
+  Status make_rows(const contract::DispatchOutputs& shapes);
+  void fill_counts();
+  Status pull();
+  int pull_rows(std::int64_t begin, std::int64_t end, numerics::StoreKind kind);
+  bool pull_cell(const routing::Cell& cell,
+                 std::int64_t first,
+                 std::int64_t last,
+                 numerics::StoreKind kind);
+
+  // TP = 2 (dispatch_tp.cc)
+  Status exchange_tp();
+  Status publish_tp();
+  Status append_peer();
+
+  void count();
+
+  Session& session_;
+  DispatchArgs args_;
+  Call call_;
+  TpExchange tp_;
+  contract::DispatchShape shape_;
+  routing::Grid<std::int32_t> ids_;
+  std::int64_t copy_us_ = 0;
+  DispatchResult result_;
+};
+
+}  // namespace waybill::engine

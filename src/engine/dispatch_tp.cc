@@ -1,0 +1,108 @@
+// The exchange of dispatch between the two TP ranks (ops.md section 6).
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "base/errors.h"
+#include "engine/dispatch.h"
+#include "engine/dispatch_publish.h"
+#include "engine/stopwatch.h"
+#include "window/layout.h"
+
+namespace waybill::engine {
+
+using window::TpDispatchLayout;
+
+Status Dispatch::exchange_tp() {
+  Call& call = tp_.call();
+  WAYBILL_RETURN_IF_ERROR(publish_tp());
+  WAYBILL_RETURN_IF_ERROR(call.gather());
+  const Stopwatch watch;
+  Status status = append_peer();
+  Status ended = status.ok() ? call.finish() : call.abandon(status);
+  copy_us_ += watch.microseconds();
+  // The caller may write to expand_x as soon as it has it.
+  if (!call.has_failed()) {
+    WAYBILL_RETURN_IF_ERROR(call.wait_readers({tp_.peer()}));
+  }
+  return ended;
+}
+
+Status Dispatch::publish_tp() {
+  Call& call = tp_.call();
+  tp_.fill_header(call_.header().agreement, shape_.given.rank);
+  window::CallHeader& header = call.header();
+  header.bs = shape_.bs;
+  header.num_rows = result_.rows;
+  header.in_pool = 1;
+  header.pool_offset = tp_.session()->pool().offset_of(result_.expand_x.buffer.data(),
+                                                       result_.rows * shape_.row_bytes());
+  const auto layout = TpDispatchLayout::of(num_ranks(), result_.rows, shape_.quantised);
+  auto half = call.open_half(layout.end);
+  if (!half.ok()) {
+    return half.status();
+  }
+  std::memcpy(*half + layout.counts.offset,
+              result_.ep_recv_counts.data<std::int32_t>(),
+              static_cast<std::size_t>(layout.counts.bytes));
+  if (shape_.quantised) {
+    std::memcpy(*half + layout.row_scales.offset,
+                result_.dynamic_scales.data<float>(),
+                static_cast<std::size_t>(layout.row_scales.bytes));
+  }
+  call.signal();
+  return {};
+}
+
+/// Puts the peer's rows, scales and counts behind this rank's.
+Status Dispatch::append_peer() {
+  Call& call = tp_.call();
+  Session& session = *tp_.session();
+  const window::CallHeader& header = call.header_of(tp_.peer());
+  const std::int64_t rows = header.num_rows;
+  const std::int64_t row_bytes = shape_.row_bytes();
+  const std::int64_t window_bytes = call.peer_of(tp_.peer()).window_bytes;
+  const auto layout = TpDispatchLayout::of(num_ranks(), rows, shape_.quantised);
+  if (rows < 0 || rows > shape_.rows_capacity || layout.end > window_bytes ||
+      header.pool_offset < 0 || header.pool_offset > window_bytes - rows * row_bytes) {
+    const std::string name = contract::name_of(call.op());
+    return error(StatusCode::kInternal,
+                 name,
+                 "",
+                 name + ": what the TP peer published cannot be (rank " +
+                     std::to_string(session_.rank()) + ")");
+  }
+  const char* name = contract::name_of(call.op());
+  const std::int64_t all = result_.rows + rows;
+  WAYBILL_RETURN_IF_ERROR(
+      session.in_context(name, session.pool().commit(result_.expand_x.buffer, all * row_bytes)));
+  WAYBILL_RETURN_IF_ERROR(session.in_context(
+      name, session.pool().commit(result_.dynamic_scales.buffer, shape_.quantised ? 4 * all : 0)));
+
+  const std::byte* source = call.peer_of(tp_.peer()).pool + header.pool_offset;
+  std::byte* destination = result_.expand_x.buffer.data() + result_.rows * row_bytes;
+  session.workers().run(rows, least_items(row_bytes), [&](std::int64_t begin, std::int64_t end) {
+    session_.kernels().copy(destination + begin * row_bytes,
+                            source + begin * row_bytes,
+                            static_cast<std::size_t>((end - begin) * row_bytes),
+                            numerics::StoreKind::kOrdinary);
+  });
+  const std::byte* half = call.half_of(tp_.peer());
+  if (shape_.quantised) {
+    std::copy_n(at<float>(half, layout.row_scales),
+                rows,
+                result_.dynamic_scales.data<float>() + result_.rows);
+  }
+  std::copy_n(at<std::int32_t>(half, layout.counts),
+              num_ranks(),
+              result_.ep_recv_counts.data<std::int32_t>() + num_ranks());
+  result_.expert_token_nums.data<std::int64_t>()[0] += rows;
+  auto* tp_counts = result_.tp_recv_counts.data<std::int32_t>();
+  tp_counts[shape_.tp_rank] = static_cast<std::int32_t>(result_.rows);
+  tp_counts[1 - shape_.tp_rank] = static_cast<std::int32_t>(rows);
+  return {};
+}
+
+}  // namespace waybill::engine

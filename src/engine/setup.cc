@@ -1,0 +1,339 @@
+#include "waybill/setup.h"
+
+#include <algorithm>
+#include <array>
+#include <initializer_list>
+#include <string>
+#include <tuple>
+#include <utility>
+
+#include "base/errors.h"
+#include "engine/combine.h"
+#include "engine/dispatch.h"
+#include "engine/session.h"
+
+namespace waybill::engine {
+namespace {
+
+using contract::Operator;
+
+constexpr std::int64_t kRecordInts = 16;  // of comm_cmd_info per message or row
+
+constexpr std::int64_t align(std::int64_t value, std::int64_t multiple) noexcept {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+/// What of a setup's arguments its teardown has to repeat.
+struct Repeated {
+  SetupCommonArgs common;
+  std::string comm_alg;  ///< `common` only borrows it
+  TensorView rows;       ///< x or expand_x
+  int quant_mode = 0;
+
+  Repeated(const SetupCommonArgs& args, const TensorView& given, int mode)
+      : common(args), comm_alg(args.comm_alg), rows(given), quant_mode(mode) {}
+};
+
+/// kInvalidState that names the first argument in which setup and teardown differ.
+Status compare(const contract::Checker& check,
+               const Repeated& setup,
+               const SetupCommonArgs& now,
+               const TensorView& rows,
+               const char* rows_name,
+               int quant_mode,
+               const char* quant_name) {
+  const auto differs = [&](const char* name, const std::string& expected, const std::string& got) {
+    Status status = check.fail(name, expected + " as in the setup", got);
+    ErrorInfo info = status.info();
+    info.code = StatusCode::kInvalidState;
+    return Status(std::move(info));
+  };
+  const auto view = [](const TensorView& v) { return contract::describe(v); };
+  if (view(setup.rows) != view(rows)) {
+    return differs(rows_name, view(setup.rows), view(rows));
+  }
+  if (view(setup.common.expert_ids) != view(now.expert_ids)) {
+    return differs("expert_ids", view(setup.common.expert_ids), view(now.expert_ids));
+  }
+  const std::initializer_list<std::tuple<const char*, std::int64_t, std::int64_t>> numbers = {
+      {"ep_world_size", setup.common.ep_world_size, now.ep_world_size},
+      {"ep_rank_id", setup.common.ep_rank_id, now.ep_rank_id},
+      {"moe_expert_num", setup.common.moe_expert_num, now.moe_expert_num},
+      {"expert_shard_type", setup.common.expert_shard_type, now.expert_shard_type},
+      {"shared_expert_num", setup.common.shared_expert_num, now.shared_expert_num},
+      {"shared_expert_rank_num", setup.common.shared_expert_rank_num, now.shared_expert_rank_num},
+      {"global_bs", setup.common.global_bs, now.global_bs},
+      {"comm_type", setup.common.comm_type, now.comm_type},
+      {quant_name, setup.quant_mode, quant_mode}};
+  for (const auto& [name, before, after] : numbers) {
+    if (before != after) {
+      return differs(name, std::to_string(before), std::to_string(after));
+    }
+  }
+  return setup.comm_alg == now.comm_alg ? Status()
+                                        : differs("comm_alg",
+                                                  "\"" + setup.comm_alg + "\"",
+                                                  "\"" + std::string(now.comm_alg) + "\"");
+}
+
+/// The arguments of the family as dispatch or combine names them.
+template <typename Args>
+Args to_args(const SetupCommonArgs& common) {
+  Args args;
+  args.expert_ids = common.expert_ids;
+  args.ep_world_size = common.ep_world_size;
+  args.ep_rank_id = common.ep_rank_id;
+  args.moe_expert_num = common.moe_expert_num;
+  args.expert_shard_type = common.expert_shard_type;
+  args.shared_expert_num = common.shared_expert_num;
+  args.shared_expert_rank_num = common.shared_expert_rank_num;
+  args.global_bs = common.global_bs;
+  args.comm_alg = common.comm_alg;
+  return args;
+}
+
+/// What only this family's arguments can be wrong in.
+Status check_family(const contract::Checker& check,
+                    const SetupCommonArgs& args,
+                    const std::optional<TensorView>& mask) {
+  if (args.comm_type != 0 && args.comm_type != 2) {
+    return check.fail("comm_type", "0 or 2", args.comm_type);
+  }
+  if (mask && mask->total_dims != 1) {
+    return check.fail("x_active_mask", "(BS,) bool", contract::describe(*mask));
+  }
+  return {};
+}
+
+/// Group, epoch and call, so that a teardown knows its own.
+std::array<std::int32_t, 4> ticket_of(const Session& session, const Call& call) {
+  const std::uint64_t identity = session.identity();
+  return {static_cast<std::int32_t>(identity),
+          static_cast<std::int32_t>(identity >> 32),
+          static_cast<std::int32_t>(window::epoch_of(call.stamp())),
+          static_cast<std::int32_t>(window::call_of(call.stamp()))};
+}
+
+Status make_command(Session& session, Call& call, std::int64_t records, Tensor& command) {
+  const std::int64_t ints = records * kRecordInts;
+  WAYBILL_RETURN_IF_ERROR(call.make_output(
+      command, DType::kInt32, {ints}, std::min<std::int64_t>(ints, kRecordInts) * 4));
+  if (ints > 0) {
+    std::fill_n(command.data<std::int32_t>(), kRecordInts, 0);
+    std::ranges::copy(ticket_of(session, call), command.data<std::int32_t>());
+  }
+  return {};
+}
+
+/// comm_cmd_info is this setup's.
+Status check_command(const contract::Checker& check,
+                     const Session& session,
+                     const Call& call,
+                     const TensorView& command) {
+  const auto ticket = ticket_of(session, call);
+  bool same = command.total_dims == 1 && command.dtype == DType::kInt32;
+  const auto* data = static_cast<const std::int32_t*>(command.data);
+  for (std::size_t i = 0; same && command.shape[0] > 0 && i < ticket.size(); ++i) {
+    same = data[static_cast<std::int64_t>(i) * command.strides[0]] == ticket[i];
+  }
+  if (same) {
+    return {};
+  }
+  Status status = check.fail(
+      "comm_cmd_info",
+      "what the open setup of this group returned (call " + std::to_string(ticket[3]) + ")",
+      "another " + contract::describe(command));
+  ErrorInfo info = status.info();
+  info.code = StatusCode::kInvalidState;
+  return Status(std::move(info));
+}
+
+class OpenDispatch final : public OpenSetup {
+ public:
+  OpenDispatch(Session& session, const DispatchSetupArgs& args, const DispatchArgs& dispatch)
+      : repeated(args.common, args.x, args.quant_mode),
+        call(session, dispatch, Operator::kDispatchSetup) {}
+  Operator teardown() const noexcept override { return Operator::kDispatchTeardown; }
+
+  Repeated repeated;
+  Dispatch call;
+};
+
+class OpenCombine final : public OpenSetup {
+ public:
+  OpenCombine(Session& session, const CombineSetupArgs& args, const CombineArgs& combine)
+      : repeated(args.common, args.expand_x, args.comm_quant_mode),
+        owner(args.expand_x_owner),
+        call(session, combine, Operator::kCombineSetup) {}
+  Operator teardown() const noexcept override { return Operator::kCombineTeardown; }
+
+  Repeated repeated;
+  std::shared_ptr<const void> owner;
+  Combine call;
+};
+
+/// The open setup when it is one that `op` tears down.
+template <typename Open>
+Result<Open*> find_open(Session& session, Operator op) {
+  const char* name = contract::name_of(op);
+  WAYBILL_RETURN_IF_ERROR(session.check_open(name));
+  if (session.busy.load(std::memory_order_acquire)) {
+    return session.state_error(name, "expected one call at a time on this group, got a second one");
+  }
+  if (session.open_setup == nullptr) {
+    WAYBILL_RETURN_IF_ERROR(session.check_usable(name));
+    return session.state_error(name, "expected an open setup on this group, got none");
+  }
+  if (session.open_setup->teardown() != op) {
+    WAYBILL_RETURN_IF_ERROR(session.check_usable(name));
+  }
+  return static_cast<Open*>(session.open_setup.get());
+}
+
+/// comm_type and the mask are wrong: refused like every other bad argument.
+template <typename Open>
+Status start(Open& open, const SetupCommonArgs& common, const std::optional<TensorView>& mask) {
+  Call& call = open.call.call();
+  Status bad = check_family(call.checker(), common, mask);
+  if (bad.ok()) {
+    return open.call.start();
+  }
+  WAYBILL_RETURN_IF_ERROR(call.begin());
+  return call.refuse(std::move(bad));
+}
+
+Result<DispatchSetupResult> dispatch_setup(Session& session, const DispatchSetupArgs& args) {
+  DispatchArgs dispatch = to_args<DispatchArgs>(args.common);
+  dispatch.x = args.x;
+  dispatch.scales = args.scales;
+  dispatch.x_active_mask = args.x_active_mask;
+  dispatch.quant_mode = args.quant_mode;
+  dispatch.y_dtype = args.y_dtype;
+  dispatch.form = IndexForm::kOccurrences;
+  auto open = std::make_unique<OpenDispatch>(session, args, dispatch);
+  WAYBILL_RETURN_IF_ERROR(start(*open, args.common, args.x_active_mask));
+
+  // A failure from here on gives the call up: `open` ends it.
+  const contract::DispatchShape& shape = open->call.shape();
+  Call& call = open->call.call();
+  const std::int64_t messages = shape.bs * (shape.k + args.common.shared_expert_num);
+  const std::int64_t width =
+      shape.quantised ? align(align(shape.h, 32) + 4, 512) : align(shape.h, 256);
+  DispatchSetupResult result;
+  WAYBILL_RETURN_IF_ERROR(
+      call.make_output(result.y, shape.row_dtype(), {messages, width}, std::int64_t{0}));
+  result.expand_idx = open->call.take_occurrences();
+  WAYBILL_RETURN_IF_ERROR(make_command(session,
+                                       call,
+                                       messages + shape.given.num_ranks * shape.local_experts(),
+                                       result.comm_cmd_info));
+  call.suspend();
+  session.open_setup = std::move(open);
+  return result;
+}
+
+Result<DispatchTeardownResult> dispatch_teardown(Session& session,
+                                                 const DispatchTeardownArgs& args) {
+  constexpr Operator kOp = Operator::kDispatchTeardown;
+  auto open = find_open<OpenDispatch>(session, kOp);
+  if (!open.ok()) {
+    return open.status();
+  }
+  Dispatch& dispatch = (*open)->call;
+  const contract::Checker check(kOp, session.facts());
+  WAYBILL_RETURN_IF_ERROR(
+      compare(check, (*open)->repeated, args.common, args.x, "x", args.quant_mode, "quant_mode"));
+  WAYBILL_RETURN_IF_ERROR(check_command(check, session, dispatch.call(), args.comm_cmd_info));
+  if (args.expert_token_nums_type != 0 && args.expert_token_nums_type != 1) {
+    return check.fail("expert_token_nums_type", "0 or 1", args.expert_token_nums_type);
+  }
+  WAYBILL_RETURN_IF_ERROR(dispatch.call().resume(kOp));
+  const std::unique_ptr<OpenSetup> closing = std::move(session.open_setup);
+  dispatch.set_expert_token_nums_type(args.expert_token_nums_type);
+  auto result = dispatch.complete();
+  if (!result.ok()) {
+    return result.status();
+  }
+  return DispatchTeardownResult{std::move(result->expand_x),
+                                std::move(result->dynamic_scales),
+                                std::move(result->assist_info_for_combine),
+                                std::move(result->expert_token_nums)};
+}
+
+Result<CombineSetupResult> combine_setup(Session& session, const CombineSetupArgs& args) {
+  CombineArgs combine = to_args<CombineArgs>(args.common);
+  combine.expand_x = args.expand_x;
+  combine.ep_send_counts = args.assist_info_for_combine;
+  combine.comm_quant_mode = args.comm_quant_mode;
+  combine.form = IndexForm::kOccurrences;
+  auto open = std::make_unique<OpenCombine>(session, args, combine);
+  WAYBILL_RETURN_IF_ERROR(start(*open, args.common, std::nullopt));
+
+  Call& call = open->call.call();
+  const std::int64_t rows = args.expand_x.shape[0];
+  const std::int64_t h = open->call.shape().h;
+  const std::int64_t width = align(align(h, 32) + align(h, 8) / 8 * 4, 512);
+  CombineSetupResult result;
+  WAYBILL_RETURN_IF_ERROR(
+      call.make_output(result.quant_expand_x, DType::kInt8, {rows, width}, std::int64_t{0}));
+  WAYBILL_RETURN_IF_ERROR(
+      make_command(session, call, rows + args.common.ep_world_size, result.comm_cmd_info));
+  call.suspend();
+  session.open_setup = std::move(open);
+  return result;
+}
+
+Result<Tensor> combine_teardown(Session& session, const CombineTeardownArgs& args) {
+  constexpr Operator kOp = Operator::kCombineTeardown;
+  auto open = find_open<OpenCombine>(session, kOp);
+  if (!open.ok()) {
+    return open.status();
+  }
+  Combine& combine = (*open)->call;
+  const contract::Checker check(kOp, session.facts());
+  WAYBILL_RETURN_IF_ERROR(compare(check,
+                                  (*open)->repeated,
+                                  args.common,
+                                  args.expand_x,
+                                  "expand_x",
+                                  args.comm_quant_mode,
+                                  "comm_quant_mode"));
+  WAYBILL_RETURN_IF_ERROR(check_command(check, session, combine.call(), args.comm_cmd_info));
+  WAYBILL_RETURN_IF_ERROR(check_family(check, args.common, args.x_active_mask));
+  CombineArgs tokens = to_args<CombineArgs>(args.common);
+  tokens.assist_info_for_combine = args.expand_idx;
+  tokens.expert_scales = args.expert_scales;
+  tokens.x_active_mask = args.x_active_mask;
+  tokens.shared_expert_x = args.shared_expert_x;
+  WAYBILL_RETURN_IF_ERROR(combine.take_tokens(tokens));
+  WAYBILL_RETURN_IF_ERROR(combine.call().resume(kOp));
+  const std::unique_ptr<OpenSetup> closing = std::move(session.open_setup);
+  auto result = combine.complete();
+  if (!result.ok()) {
+    return result.status();
+  }
+  return std::move(result->x);
+}
+
+}  // namespace
+}  // namespace waybill::engine
+
+namespace waybill {
+
+Result<DispatchSetupResult> dispatch_setup(Group& group, const DispatchSetupArgs& args) {
+  return engine::dispatch_setup(group.session(), args);
+}
+
+Result<DispatchTeardownResult> dispatch_teardown(Group& group, const DispatchTeardownArgs& args) {
+  return engine::dispatch_teardown(group.session(), args);
+}
+
+Result<CombineSetupResult> combine_setup(Group& group, const CombineSetupArgs& args) {
+  return engine::combine_setup(group.session(), args);
+}
+
+Result<Tensor> combine_teardown(Group& group, const CombineTeardownArgs& args) {
+  return engine::combine_teardown(group.session(), args);
+}
+
+}  // namespace waybill

@@ -164,6 +164,8 @@ Result<CombineShape> check_rows(const GroupFacts& group, const CombineArgs& args
   WAYBILL_RETURN_IF_ERROR(count_rows(check, args, shape));
   if (op == Operator::kCombineSetup) {
     shape.form = kFormOccurrences;
+    WAYBILL_RETURN_IF_ERROR(
+        check_strict(check, strict_facts(shape, args, shape.bs, shape.h, shape.k)));
     return shape;
   }
   WAYBILL_RETURN_IF_ERROR(check.expect_int_vector(
@@ -189,7 +191,11 @@ Status check_tokens(const GroupFacts& group,
       "expert_scales", args.expert_scales, {shape.bs, shape.k}, "(BS, K)", DType::kFloat32));
   WAYBILL_RETURN_IF_ERROR(check.expect_mask(args.x_active_mask, shape.bs, shape.k));
   WAYBILL_RETURN_IF_ERROR(check_shared_expert_x(check, shape, args.shared_expert_x));
-  return check_special(check, shape, args);
+  WAYBILL_RETURN_IF_ERROR(check_special(check, shape, args));
+  WAYBILL_RETURN_IF_ERROR(
+      check_strict(check, strict_facts(shape, args, shape.bs, shape.h, shape.k)));
+  WAYBILL_RETURN_IF_ERROR(check_strict_mask(check, "x_active_mask", args.x_active_mask));
+  return check_strict_ids(check, args.expert_ids, args.x_active_mask);
 }
 
 Result<CombineShape> check_combine(const GroupFacts& group, const CombineArgs& args, Operator op) {

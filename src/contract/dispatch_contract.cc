@@ -93,6 +93,10 @@ Result<DispatchShape> check_dispatch(const GroupFacts& group,
   shape.smooth = args.scales.has_value();
   shape.weighted = args.expert_scales.has_value();
   shape.occurrences = args.form == IndexForm::kOccurrences;
+  WAYBILL_RETURN_IF_ERROR(
+      check_strict(check, strict_facts(shape, args, shape.bs, shape.h, shape.k)));
+  WAYBILL_RETURN_IF_ERROR(check_strict_mask(check, "x_active_mask", args.x_active_mask));
+  WAYBILL_RETURN_IF_ERROR(check_strict_ids(check, args.expert_ids, args.x_active_mask));
   return shape;
 }
 

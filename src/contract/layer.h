@@ -7,6 +7,7 @@
 #include "contract/agreement.h"
 #include "contract/check.h"
 #include "contract/elastic.h"
+#include "contract/strict.h"
 #include "contract/topology.h"
 #include "waybill/status.h"
 #include "waybill/tensor_view.h"
@@ -82,6 +83,34 @@ Result<Layer> check_layer(const Checker& check, const LayerArgs& args);
 /// Finds GBS: global_bs, or BS*E when it is 0. Checks that it holds BS and that A stays below 2^31.
 Status check_global_bs(
     const Checker& check, Layer& layer, std::int64_t global_bs, std::int64_t bs, std::int64_t k);
+
+/// What strict modes look at, of DispatchArgs or CombineArgs.
+template <typename Args>
+StrictFacts strict_facts(
+    const Layer& layer, const Args& args, std::int64_t bs, std::int64_t h, std::int64_t k) {
+  StrictFacts facts{.e = layer.given.num_ranks,
+                    .bs = bs,
+                    .max_bs = layer.max_bs(),
+                    .h = h,
+                    .k = k,
+                    .m = layer.given.num_experts,
+                    .l = layer.given.experts_per_rank(),
+                    .s = layer.given.num_shared,
+                    .sr = layer.given.num_shared_ranks,
+                    .tp = layer.tp_world_size,
+                    .num_zero = layer.num_zero,
+                    .num_copy = layer.num_copy,
+                    .num_constant = layer.num_constant,
+                    .has_mask = args.x_active_mask.has_value(),
+                    .has_elastic = layer.elastic.given,
+                    .comm_alg = args.comm_alg};
+  if constexpr (requires { args.shared_expert_x; }) {
+    facts.has_shared_expert_x = args.shared_expert_x.has_value();
+  } else {
+    facts.has_expert_scales = args.expert_scales.has_value();
+  }
+  return facts;
+}
 
 /// What the ranks of every operator of the family have to agree in.
 Agreement agreement_of(const Layer& layer, Operator op);

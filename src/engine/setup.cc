@@ -99,6 +99,9 @@ Status check_family(const contract::Checker& check,
   if (args.comm_type != 0 && args.comm_type != 2) {
     return check.fail("comm_type", "0 or 2", args.comm_type);
   }
+  if (check.group().strict != Strict::kNone && args.comm_type != 0) {
+    return check.fail("comm_type", "0 in strict mode", args.comm_type);
+  }
   if (mask && mask->total_dims != 1) {
     return check.fail("x_active_mask", "(BS,) bool", contract::describe(*mask));
   }

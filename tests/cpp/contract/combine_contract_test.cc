@@ -48,6 +48,7 @@ constexpr const char* kShared = "(BS, H) = (4, 16) or (a, b, H) with a*b = BS, b
 constexpr const char* kCounts = "a vector of at least 8 int32 (E*L, ep_recv_counts)";
 constexpr const char* kTotal = "a total of at most the 6 rows of expand_x";
 constexpr const char* kPrefix = "prefix sums, which do not fall";
+constexpr const char* kVector = "a vector of at least 0 int32 (dispatch's third output)";
 constexpr const char* kTriples = "a vector of at least 15 int32 (a triple a row)";
 
 const std::vector<BadCombine> kTensors = {
@@ -201,12 +202,12 @@ const std::vector<BadCombine> kMetadata = {
     {"TriplesOfAnotherDtype",
      [](CombineCall& call) { call.args.assist_info_for_combine = shaped(DType::kInt64, {15}); },
      "assist_info_for_combine",
-     kTriples,
+     kVector,
      "(15,) int64"},
     {"TriplesOfTwoDimensions",
      [](CombineCall& call) { call.args.assist_info_for_combine = shaped(DType::kInt32, {5, 3}); },
      "assist_info_for_combine",
-     kTriples,
+     kVector,
      "(5, 3) int32"},
 };
 

@@ -15,6 +15,7 @@ ROOMS = ["base", "numerics", "contract", "routing", "window", "transport", "engi
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^">]+)[">]', re.MULTILINE)
 TEST_NAME = re.compile(r"test_.*\.py|conftest\.py")
 TEST_HELPERS = {"ranks.py", "cases.py", "case_draws.py"}
+PROGRAMS = "ascend_scripts"  # run by the tests as programs of their own
 
 
 def includes(path: Path) -> list[str]:
@@ -50,6 +51,8 @@ def main() -> int:
         if len(path.relative_to(ROOT / "tests" / "cpp").parts) != 2:
             problems.append(f"{path}: not in a folder that tests/cpp/CMakeLists.txt globs")
     for path in sorted((ROOT / "tests" / "python").rglob("*.py")):
+        if path.parent.name == PROGRAMS:
+            continue
         nested = path.parent != ROOT / "tests" / "python"
         if nested or not (TEST_NAME.fullmatch(path.name) or path.name in TEST_HELPERS):
             problems.append(f"{path}: pytest would not collect it")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._numerics import f32, sum_over_h
+from ._numerics import f32, sqrt_f32, sum_over_h
 from ._returns import gather_tokens
 from ._routing import PerRank, make_call, require, takes_part
 from .combine import check_reserved, combine_sums
@@ -137,7 +137,7 @@ def add_rms_norm(
     dtype = residual.dtype
     f = acc + residual.float()
     terms = (f * f) * f32(1.0 / f.shape[1])
-    rstd = f32(1.0) / torch.sqrt(sum_over_h(terms) + f32(norm_eps))
+    rstd = f32(1.0) / sqrt_f32(sum_over_h(terms) + f32(norm_eps))
     normalized = (f * rstd[:, None]).to(dtype)
     y = (normalized.float() * gamma.float()).to(dtype)
     nothing = ~active

@@ -2,6 +2,9 @@
 
     waybill demo
     python examples/tiny_moe/demo.py --bytes 200
+    waybill demo --redundant 4      # replicas of the hottest experts, chosen by update_expert
+    waybill demo --overlap          # setup, the shared expert, teardown
+    waybill demo --lose-rank 5      # half way, go on without a rank by elastic_info
 
 Then it shows that the text is the one that a single process writes, that dispatch and combine
 equal the oracle bit for bit, what the exchange costs beside the same one over gloo, who got how
@@ -16,6 +19,8 @@ import pickle
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +31,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 import torch.multiprocessing as mp  # noqa: E402
-from distributed import WaybillExchange, count_rows  # noqa: E402
-from model import LocalExchange, TinyMoE, generate  # noqa: E402
+from distributed import WaybillExchange  # noqa: E402
+from model import Text, TinyMoE, advance  # noqa: E402
+from placement import PlacedLocalExchange, Placement, place  # noqa: E402
 from prompts import PROMPTS  # noqa: E402
 from report import Report, Screen, save_heat_map, save_routing  # noqa: E402
 from timing import time_exchanges  # noqa: E402
@@ -39,22 +45,58 @@ JOIN_SECONDS = 60
 SEED = 3
 
 
-def run_rank(rank: int, ranks: int, new_tokens: int, folder: str, out: Any) -> None:
+@dataclass(frozen=True)
+class Mode:
+    """What the options ask for."""
+
+    ranks: int
+    new_tokens: int
+    redundant: int
+    overlap: bool
+    lost: int | None
+
+    @property
+    def lost_after(self) -> int:
+        """Steps that all ranks make together."""
+        return self.new_tokens if self.lost is None else self.new_tokens // 2
+
+    def placement(self, model: TinyMoE) -> Placement:
+        config = model.config
+        return place(config.experts, config.layers, self.ranks, self.redundant)
+
+
+def write_text(model: TinyMoE, exchange: WaybillExchange, rank: int, mode: Mode) -> Iterator[bytes]:
+    """The bytes of one rank; the lost one stops half way."""
+    text = Text(model, PROMPTS[rank], mode.new_tokens, SEED * 1000 + rank)
+    for step in range(mode.new_tokens):
+        if step == mode.lost_after and mode.lost is not None:
+            if rank == mode.lost:
+                return
+            exchange.lose(mode.lost, model)
+        yield advance(model, [text], exchange)[0]
+
+
+def run_rank(rank: int, mode: Mode, folder: str, out: Any) -> None:
     """One process: generates its text, sends each byte, then its numbers."""
+    ranks = mode.ranks
     torch.set_num_threads(1)
     try:
         store = dist.FileStore(os.path.join(folder, "store"), ranks)
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
         group = waybill.comm_name(timeout=60)
-        exchange = WaybillExchange(group, rank, ranks, record=RECORDED_CALLS)
         model = TinyMoE.load()
-        steps = generate(model, [PROMPTS[rank]], exchange, new_tokens, seed=SEED, ranks=[rank])
+        placement = mode.placement(model)
+        exchange = WaybillExchange(group, rank, placement, mode.overlap, RECORDED_CALLS)
         with torch.no_grad():
-            for (new,) in steps:
+            for new in write_text(model, exchange, rank, mode):
                 out.put(("byte", rank, new))
         stats = waybill.stats(group)
-        sent = count_rows(exchange.routing, model.config.experts, ranks)
+        if mode.lost is not None:
+            # The one that was left out knows nothing of the calls since.
+            dist.barrier()
+            assert waybill.reset(group) == list(range(ranks))
+        sent = exchange.rows_sent
         times = time_exchanges(model, exchange, rank, ranks)
         # By value: a tensor in a queue is a file that ends with this process.
         numbers = pickle.dumps((exchange.recorded, exchange.routing, stats, sent, times))
@@ -83,30 +125,83 @@ def collect(out: Any, ranks: int, screen: Screen) -> tuple[list[bytes], list[Any
     return texts, results
 
 
-def text_of_one_process(new_tokens: int) -> list[bytes]:
-    texts = [b""] * len(PROMPTS)
+def text_of_one_process(mode: Mode) -> list[bytes]:
+    """The same in this process alone."""
+    model = TinyMoE.load()
+    placement = mode.placement(model)
+    exchange = PlacedLocalExchange(placement)
+    texts = [
+        Text(model, PROMPTS[rank], mode.new_tokens, SEED * 1000 + rank)
+        for rank in range(mode.ranks)
+    ]
     with torch.no_grad():
-        for step in generate(TinyMoE.load(), PROMPTS, LocalExchange(), new_tokens, seed=SEED):
-            texts = [text + new for text, new in zip(texts, step, strict=True)]
-    return texts
+        for step in range(mode.new_tokens):
+            going_on = [t for rank, t in enumerate(texts) if rank != mode.lost]
+            if step == mode.lost_after:
+                for block in model.blocks:
+                    block.moe.available[lost_experts(mode, placement)] = False
+            advance(model, texts if step < mode.lost_after else going_on, exchange)
+    return [bytes(t.data[len(PROMPTS[rank]) :]) for rank, t in enumerate(texts)]
 
 
-def main(argv: list[str] | None = None) -> int:
+def lost_experts(mode: Mode, placement: Placement) -> list[int]:
+    return [] if mode.lost is None else placement.of_rank(0, mode.lost)
+
+
+def read_options(argv: list[str] | None) -> tuple[argparse.Namespace, Mode]:
+    experts = 16
     parser = argparse.ArgumentParser(prog="waybill demo", description=__doc__.splitlines()[0])
     parser.add_argument("--bytes", type=int, default=160, help="bytes that each rank writes")
     parser.add_argument("--out", type=Path, default=Path("build/demo"), help="folder for the PNG")
     parser.add_argument("--record", type=Path, help="save the routing of this run to this file")
+    parser.add_argument(
+        "--experts-per-rank",
+        type=int,
+        default=2,
+        choices=[2, 4, 8, 16],
+        help="experts that each rank holds of every layer's 16; the ranks follow from it",
+    )
+    parser.add_argument(
+        "--redundant",
+        type=int,
+        default=0,
+        metavar="N",
+        help="replicas of each layer's N hottest experts on other ranks (update_expert)",
+    )
+    parser.add_argument(
+        "--overlap",
+        action="store_true",
+        help="compute the shared expert between setup and teardown",
+    )
+    parser.add_argument(
+        "--lose-rank",
+        type=int,
+        metavar="R",
+        help="go on without rank R from half of the bytes on (elastic_info)",
+    )
     arguments = parser.parse_args(argv)
-    ranks = len(PROMPTS)
+    ranks = experts // arguments.experts_per_rank
+    if not 0 <= arguments.redundant <= experts or (ranks == 1 and arguments.redundant):
+        parser.error(f"--redundant: expected 0 to {experts}, and more than one rank")
+    if arguments.lose_rank is not None:
+        if not 0 <= arguments.lose_rank < ranks or ranks == 1:
+            parser.error(f"--lose-rank: expected a rank from 0 to {ranks - 1}, and another one")
+        if arguments.overlap or arguments.redundant:
+            parser.error("--lose-rank: the set-up family has no elastic_info, and replicas move")
+    mode = Mode(ranks, arguments.bytes, arguments.redundant, arguments.overlap, arguments.lose_rank)
+    return arguments, mode
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments, mode = read_options(argv)
+    ranks = mode.ranks
     torch.set_num_threads(1)
     context = mp.get_context("fork")
     out = context.Queue()
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, Screen(ranks, arguments.bytes) as screen:
         processes = [
-            context.Process(
-                target=run_rank, args=(rank, ranks, arguments.bytes, folder, out), daemon=True
-            )
+            context.Process(target=run_rank, args=(rank, mode, folder, out), daemon=True)
             for rank in range(ranks)
         ]
         for process in processes:
@@ -114,9 +209,9 @@ def main(argv: list[str] | None = None) -> int:
         texts, results = collect(out, ranks, screen)
         for process in processes:
             process.join(JOIN_SECONDS)
-    report = Report(ranks, results)
+    report = Report(mode, results)
     report.seconds(time.monotonic() - begin)
-    report.text(texts, text_of_one_process(arguments.bytes))
+    report.text(texts, text_of_one_process(mode))
     report.oracle()
     report.traffic()
     report.times()

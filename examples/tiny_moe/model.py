@@ -6,14 +6,15 @@ are local to a rank. What crosses ranks is left to an *exchange*, a callable
 
     exchange(layer, layer_index, x, expert_ids, expert_scales, shared) -> y
 
-in which every argument after `layer_index`, and the result, is a list with one entry for each
-rank that this process computes for: one entry in a distributed run and in training, R entries
-when one process plays a whole group of R ranks. With n tokens on a rank the entries are
+in which every argument after `layer_index`, what `shared` returns, and the result, is a list with
+one entry for each rank that this process computes for: one entry in a distributed run and in
+training, R entries when one process plays a whole group of R ranks. With n tokens on a rank the
+entries are
 
     x              (n, H) bfloat16    rows for the routed experts
     expert_ids     (n, K) int32       chosen experts, distinct within a token
     expert_scales  (n, K) float32     their weights, which sum to 1
-    shared         (n, H) bfloat16    what the shared expert made of x
+    shared()       (n, H) bfloat16    what the shared expert makes of x; called once, when it suits
     y              (n, H) bfloat16    sum_k scale[k] * expert[id[k]](x) + shared
 
 An exchange brings rows to their experts (dispatch), calls `layer.experts` on the rows that
@@ -29,7 +30,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -67,7 +68,7 @@ class Exchange(Protocol):
         x: list[Tensor],
         expert_ids: list[Tensor],
         expert_scales: list[Tensor],
-        shared: list[Tensor],
+        shared: Callable[[], list[Tensor]],
     ) -> list[Tensor]: ...
 
 
@@ -192,12 +193,12 @@ class MoELayer(nn.Module):
 
     def experts(
         self,
-        first: int,
+        experts: Sequence[int],
         rows: Tensor,
         counts: Sequence[int] | Tensor,
         out: Tensor | None = None,
     ) -> Tensor:
-        """Experts first, first+1, ... on consecutive blocks of counts[0], counts[1], ... rows.
+        """experts[0], experts[1], ... on consecutive blocks of counts[0], counts[1], ... rows.
 
         `rows` may be longer than the sum of the counts, as dispatch's expand_x is; rows behind it
         are not read. The result, `out` if given, has as many rows as `rows`; what it holds behind
@@ -206,10 +207,10 @@ class MoELayer(nn.Module):
         if out is None:
             out = torch.empty_like(rows)
         begin = 0
-        for local, count in enumerate(torch.as_tensor(counts).tolist()):
+        for expert, count in zip(experts, torch.as_tensor(counts).tolist(), strict=True):
             if count:
                 end = begin + count
-                self.expert(first + local, rows[begin:end], out[begin:end])
+                self.expert(expert, rows[begin:end], out[begin:end])
                 begin = end
         return out
 
@@ -222,7 +223,7 @@ class MoELayer(nn.Module):
             [rows.to(torch.bfloat16) for rows in x],
             [ids for ids, _ in routes],
             [scales for _, scales in routes],
-            [self.shared_expert(rows) for rows in x],
+            lambda: [self.shared_expert(rows) for rows in x],
         )
 
 
@@ -233,6 +234,12 @@ class LocalExchange:
     so the result has the bits of a distributed run over the same ranks.
     """
 
+    def instances(
+        self, layer: MoELayer, layer_index: int, expert_ids: list[Tensor]
+    ) -> tuple[list[Tensor], list[int]]:
+        """The ids of the blocks that rows go to, and the expert of each block; -1: none."""
+        return expert_ids, list(range(layer.config.experts))
+
     def __call__(
         self,
         layer: MoELayer,
@@ -240,18 +247,19 @@ class LocalExchange:
         x: list[Tensor],
         expert_ids: list[Tensor],
         expert_scales: list[Tensor],
-        shared: list[Tensor],
+        shared: Callable[[], list[Tensor]],
     ) -> list[Tensor]:
-        ids = torch.cat(expert_ids)
+        blocks, experts = self.instances(layer, layer_index, expert_ids)
+        ids = torch.cat(blocks)
         top_k = ids.shape[1]
         order = ids.flatten().argsort(stable=True)
-        counts = ids.flatten().bincount(minlength=layer.config.experts)
-        rows = layer.experts(0, torch.cat(x)[order // top_k], counts)
+        counts = ids.flatten().bincount(minlength=len(experts))
+        rows = layer.experts(experts, torch.cat(x)[order // top_k], counts)
         returned = torch.empty_like(rows)
         returned[order] = rows
         results = returned.view(*ids.shape, -1).split([len(part) for part in x])
         y = []
-        for parts, scales, dense in zip(results, expert_scales, shared, strict=True):
+        for parts, scales, dense in zip(results, expert_scales, shared(), strict=True):
             total = torch.zeros(dense.shape)
             for k in range(top_k):
                 total = total + parts[:, k].float() * scales[:, k : k + 1]
@@ -310,10 +318,10 @@ class TrainingExchange:
         x: list[Tensor],
         expert_ids: list[Tensor],
         expert_scales: list[Tensor],
-        shared: list[Tensor],
+        shared: Callable[[], list[Tensor]],
     ) -> list[Tensor]:
         y = []
-        for rows, ids, scales, dense in zip(x, expert_ids, expert_scales, shared, strict=True):
+        for rows, ids, scales, dense in zip(x, expert_ids, expert_scales, shared(), strict=True):
             flat = ids.flatten().long()
             experts = layer.config.experts
             self.load[layer_index] = load = flat.bincount(minlength=experts)

@@ -30,9 +30,10 @@ def time_exchanges(
     config = model.config
     times: dict[tuple[int, str], float] = {}
     for call in first_calls(exchange.recorded, config.layers):
-        sizes = Sizes(ranks, len(call.x), config.hidden, config.top_k, config.experts // ranks)
+        per_rank = exchange.placement.per_rank
+        sizes = Sizes(ranks, len(call.x), config.hidden, config.top_k, per_rank)
         gloo = GlooExchange(sizes, rank)
-        common = (exchange.group, ranks, rank, config.experts)
+        common = (exchange.group, ranks, rank, per_rank * ranks)
         methods: dict[str, Callable[[], Tensor]] = {
             "waybill": lambda c=call, a=common: waybill_call(c, a, ranks * MAX_PROMPT),
             "gloo": lambda c=call, g=gloo: (

@@ -110,7 +110,7 @@ def test_training_exchange_has_the_gradients_of_the_formula(ranks: list[Tensor])
     dense = torch.zeros_like(rows)
     wanted_by = [rows, layer.w_in, layer.w_out, layer.router]
 
-    (y,) = tiny.TrainingExchange()(layer, 0, [rows], [ids], [scales], [dense])
+    (y,) = tiny.TrainingExchange()(layer, 0, [rows], [ids], [scales], lambda: [dense])
     got = torch.autograd.grad(y.square().sum(), wanted_by, retain_graph=True)
     one_by_one = torch.stack([layer.expert(e, rows) for e in range(layer.config.experts)], dim=1)
     chosen = one_by_one.gather(1, ids.long()[..., None].expand(-1, -1, rows.shape[1]))
@@ -161,7 +161,11 @@ def test_local_exchange_has_the_bits_of_the_operators(model: tiny.TinyMoE) -> No
     def operators(layer, layer_index, x, expert_ids, expert_scales, shared):
         arrived = reference.npu_moe_distribute_dispatch_v2(x, expert_ids, **group)
         made = [
-            layer.experts(rank * local_experts, part.expand_x, part.expert_token_nums)
+            layer.experts(
+                range(rank * local_experts, (rank + 1) * local_experts),
+                part.expand_x,
+                part.expert_token_nums,
+            )
             for rank, part in enumerate(arrived)
         ]
         return reference.npu_moe_distribute_combine_v2(
@@ -170,7 +174,7 @@ def test_local_exchange_has_the_bits_of_the_operators(model: tiny.TinyMoE) -> No
             [part.assist_info_for_combine for part in arrived],
             [part.ep_recv_counts for part in arrived],
             expert_scales,
-            shared_expert_x=shared,
+            shared_expert_x=shared(),
             **group,
         )
 

@@ -60,7 +60,7 @@ def run_selftest(arguments: argparse.Namespace) -> int:
     sizes = ", ".join(map(str, selftest.SIZES))
     if not found:
         console.print(
-            f"[green]✓[/green] dispatch_v2 and combine_v2 equal the oracle bit for bit: {cases} "
+            f"[green]✓[/green] all operators equal the oracle bit for bit: {cases} "
             f"cases over {sizes} processes"
         )
     return 1 if found else 0

@@ -15,9 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from . import groups, ops, reference
+from . import groups, ops, reference, selftest_family
 
 SIZES = (1, 2, 3, 5, 8)
+SPECIAL = ("zero_expert_num", "copy_expert_num", "const_expert_num")
 JOIN_SECONDS = 30.0
 ANSWER_SECONDS = 60.0
 
@@ -37,6 +38,19 @@ class Case:
     smooth: list[Tensor | None] = field(default_factory=list)
     given: list[Tensor | None] = field(default_factory=list)  # expert_scales of dispatch
     shared_x: list[Tensor | None] = field(default_factory=list)
+    ori_x: list[Tensor | None] = field(default_factory=list)
+    constants: dict[str, Tensor] = field(default_factory=dict)  # alphas and v, on every rank
+
+    @property
+    def has_special(self) -> bool:
+        return bool(self.constants)
+
+    def residual(self, rank: int) -> Tensor:
+        return self.x[rank] * 0.5
+
+    def gamma(self) -> Tensor:
+        generator = torch.Generator().manual_seed(self.row_seed)
+        return torch.randn(self.x[0].shape[1], generator=generator).to(self.x[0].dtype)
 
     def expert_rows(self, rank: int, shape: tuple[int, int]) -> Tensor:
         """What the experts of a rank return; any process can make it again."""
@@ -74,12 +88,14 @@ def draw_case(seed: int, num_ranks: int) -> Case:
     given = draw.pick(True, False)
     shared_x = shared_ranks == 0 and draw.pick(True, False)
     sizes = [draw.below(9) for _ in range(num_ranks)]
+    special = draw.pick(0, 1)  # zero, copy and constant experts each
     common = {
         "ep_world_size": num_ranks,
         "moe_expert_num": experts,
         "shared_expert_num": 1,
         "shared_expert_rank_num": shared_ranks,
         "global_bs": num_ranks * max(*sizes, 1),
+        **({name: 1 for name in SPECIAL} if special else {}),
     }
     case = Case(
         common=common,
@@ -89,7 +105,7 @@ def draw_case(seed: int, num_ranks: int) -> Case:
     )
     for bs in sizes:
         case.x.append(draw.normal(bs, hidden).to(dtype))
-        scores = torch.rand((bs, experts), generator=draw.generator)
+        scores = torch.rand((bs, experts + 3 * special), generator=draw.generator)
         case.ids.append(scores.topk(top_k).indices.int())
         case.weights.append(draw.normal(bs, top_k))
         case.masks.append(draw.pick(None, draw.flags(bs), draw.flags(bs, top_k)))
@@ -97,6 +113,11 @@ def draw_case(seed: int, num_ranks: int) -> Case:
         case.smooth.append(draw.normal(rows, hidden) if smooth else None)
         case.given.append(draw.normal(bs, top_k) if given else None)
         case.shared_x.append(draw.normal(bs, hidden).to(dtype) if shared_x else None)
+        case.ori_x.append(draw.normal(bs, hidden).to(dtype) if special else None)
+    if special:
+        width = (1, hidden) if draw.pick(True, False) else (1,)
+        alphas = {f"const_expert_alpha_{i}": draw.normal(*width).to(dtype) for i in (1, 2)}
+        case.constants = {**alphas, "const_expert_v": draw.normal(1, hidden).to(dtype)}
     return case
 
 
@@ -104,33 +125,61 @@ def reference_dtypes() -> tuple[torch.dtype, ...]:
     return (torch.bfloat16, torch.float16, torch.float32)
 
 
-def run_operators(case: Case, rank: int, group: str) -> tuple[list[Tensor], Tensor]:
+@dataclass
+class Results:
+    """What one rank got."""
+
+    sent: list[Tensor]
+    back: Tensor
+    normed: list[Tensor]
+    problems: list[str]
+
+
+def run_operators(case: Case, rank: int, group: str) -> Results:
     where = {"group_ep": group, "ep_rank_id": rank, **case.common}
-    sent = ops.npu_moe_distribute_dispatch_v2(
-        case.x[rank],
-        case.ids[rank],
-        scales=case.smooth[rank],
-        x_active_mask=case.masks[rank],
-        expert_scales=case.given[rank],
+    dispatch: dict[str, Any] = {
+        "x": case.x[rank],
+        "expert_ids": case.ids[rank],
+        "scales": case.smooth[rank],
+        "x_active_mask": case.masks[rank],
+        "expert_scales": case.given[rank],
         **where,
         **case.dispatch,
-    )
+    }
+    sent = ops.npu_moe_distribute_dispatch_v2(**dispatch)
     rows = case.expert_rows(rank, (sent[0].shape[0], case.x[rank].shape[1]))
-    back = ops.npu_moe_distribute_combine_v2(
-        rows,
-        case.ids[rank],
-        sent[2],
-        sent[4],
-        case.weights[rank],
-        x_active_mask=case.masks[rank],
-        shared_expert_x=case.shared_x[rank],
+    combine: dict[str, Any] = {
+        "expert_scales": case.weights[rank],
+        "x_active_mask": case.masks[rank],
+        "shared_expert_x": case.shared_x[rank],
         **where,
         **case.combine,
+    }
+    special: dict[str, Any] = {"ori_x": case.ori_x[rank], **case.constants}
+    back = ops.npu_moe_distribute_combine_v2(
+        rows, case.ids[rank], sent[2], sent[4], **combine, **special
     )
-    return list(sent), back
+    norm: dict[str, Any] = {"residual_x": case.residual(rank), "gamma": case.gamma()}
+    normed = ops.npu_moe_distribute_combine_add_rms_norm(
+        rows, case.ids[rank], sent[2], sent[4], **combine, **special, **norm
+    )
+    problems = selftest_family.check_local(
+        group, case.common["ep_world_size"], rank, case.ids[rank], case.weights[rank]
+    )
+    if not case.has_special:
+        problems += selftest_family.check_v1(same, sent, dispatch, combine, rows)
+        problems += selftest_family.check_setup(
+            same,
+            case.x[rank],
+            case.ids[rank],
+            case.weights[rank],
+            where,
+            case.dispatch["quant_mode"],
+        )
+    return Results(list(sent), back, list(normed), problems)
 
 
-def differences(case: Case, results: list[tuple[list[Tensor], Tensor]]) -> list[str]:
+def differences(case: Case, results: list[Results]) -> list[str]:
     """What differs from the oracle, by rank and output."""
     dispatched = reference.npu_moe_distribute_dispatch_v2(
         case.x,
@@ -142,7 +191,7 @@ def differences(case: Case, results: list[tuple[list[Tensor], Tensor]]) -> list[
         **case.dispatch,
     )
     want = [out for out in dispatched if out is not None]
-    sums = reference.npu_moe_distribute_combine_v2(
+    returned = (
         [
             case.expert_rows(rank, (out.expand_x.shape[0], case.x[rank].shape[1]))
             for rank, out in enumerate(want)
@@ -151,22 +200,36 @@ def differences(case: Case, results: list[tuple[list[Tensor], Tensor]]) -> list[
         [out.assist_info_for_combine for out in want],
         [out.ep_recv_counts for out in want],
         case.weights,
-        x_active_mask=case.masks,
-        shared_expert_x=case.shared_x,
+    )
+    options: dict[str, Any] = {
+        "x_active_mask": case.masks,
+        "shared_expert_x": case.shared_x,
+        "ori_x": case.ori_x,
+        **{name: [tensor] * len(want) for name, tensor in case.constants.items()},
         **case.common,
         **case.combine,
+    }
+    sums = reference.npu_moe_distribute_combine_v2(*returned, **options)
+    normed = reference.npu_moe_distribute_combine_add_rms_norm(
+        *returned,
+        residual_x=[case.residual(rank) for rank in range(len(want))],
+        gamma=[case.gamma()] * len(want),
+        **options,
     )
-    found = []
-    for rank, (sent, back) in enumerate(results):
+    problems = []
+    for rank, got in enumerate(results):
         rows = int(want[rank].ep_recv_counts.max())
-        for name, got, right in zip(want[rank]._fields, sent, want[rank], strict=True):
+        for name, mine, right in zip(want[rank]._fields, got.sent, want[rank], strict=True):
             end = specified_end(name, case, rows, len(right))
-            if got.shape != right.shape or not same(got[:end], right[:end]):
-                found.append(f"rank {rank}: dispatch_v2 {name}")
-        total = sums[rank]
-        if total is None or not same(back, total):
-            found.append(f"rank {rank}: combine_v2")
-    return found
+            if mine.shape != right.shape or not same(mine[:end], right[:end]):
+                problems.append(f"rank {rank}: dispatch_v2 {name}")
+        total, norm = sums[rank], normed[rank]
+        if total is None or not same(got.back, total):
+            problems.append(f"rank {rank}: combine_v2")
+        if norm is None or not all(map(same, got.normed, norm)):
+            problems.append(f"rank {rank}: combine_add_rms_norm")
+        problems += [f"rank {rank}: {text}" for text in got.problems]
+    return problems
 
 
 def specified_end(name: str, case: Case, rows: int, whole: int) -> int:

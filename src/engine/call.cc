@@ -37,9 +37,7 @@ const char* phase_text(Phase phase) {
 }  // namespace
 
 Call::~Call() {
-  if (begun_ && !done_) {
-    end();
-  }
+  close();
   if (begun_) {
     session_.enter(Phase::kIdle, contract::Operator::kNone);
   }
@@ -96,6 +94,12 @@ Status Call::choose_members(const std::optional<TensorView>& elastic_info) {
     members[static_cast<std::size_t>(i)] = elastic->members[i];
   }
   return {};
+}
+
+void Call::close() {
+  if (begun_ && !done_) {
+    end();
+  }
 }
 
 void Call::suspend() {
@@ -270,7 +274,7 @@ Status Call::compare_headers() {
   }
   const std::string why = name_ranks(refusing) + ": " + read_text(first->refusal_text);
   if (gave_up) {
-    return fail(StatusCode::kMismatch,
+    return fail(StatusCode::kInvalidState,
                 "expected every rank to go on, got a failure of another group of " + why,
                 refusing);
   }

@@ -55,6 +55,8 @@ class Call {
   /// Between setup and teardown: lets go of the group, and takes it again as `op`.
   void suspend();
   Status resume(contract::Operator op);
+  /// This rank reads nothing more; what it published stays.
+  void close();
 
   /// The half of this call, free to be written, with `bytes` reserved.
   Result<std::byte*> open_half(std::int64_t bytes);

@@ -242,6 +242,7 @@ Status Combine::wait_readers(const Status& ended) {
 }
 
 void Combine::count() {
+  tp_.note_completed();
   const std::lock_guard lock(session_.stats_mutex);
   GroupStats& stats = session_.counted;
   stats.completed = session_.number;

@@ -33,7 +33,7 @@ class Combine {
         args_(args),
         norm_(norm),
         call_(session, op),
-        tp_(call_, args.tp_group, args.tp_world_size) {}
+        tp_(call_, session, args.tp_group, args.tp_world_size) {}
 
   /// Checks, publishes, signals.
   Status start();

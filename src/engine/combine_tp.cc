@@ -26,6 +26,7 @@ Status Combine::exchange_tp() {
   if (!status.ok()) {
     if (call_.has_failed()) {
       call.poison(status);
+      return status;
     }
     return call.abandon(status);
   }

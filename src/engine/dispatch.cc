@@ -336,6 +336,7 @@ bool Dispatch::pull_cell(const routing::Cell& cell,
 
 void Dispatch::count() {
   const contract::Topology& topology = shape_.topology;
+  tp_.note_completed();
   const std::lock_guard lock(session_.stats_mutex);
   GroupStats& stats = session_.counted;
   stats.completed = session_.number;

@@ -22,7 +22,7 @@ class Dispatch {
       : session_(session),
         args_(args),
         call_(session, op),
-        tp_(call_, args.tp_group, args.tp_world_size) {}
+        tp_(call_, session, args.tp_group, args.tp_world_size) {}
 
   /// Checks, publishes, signals. Waits for nobody after successful calls. Afterwards nothing that
   /// `args` borrows is read.

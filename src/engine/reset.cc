@@ -311,8 +311,11 @@ Result<std::vector<int>> Session::reset() {
   if (Status status = occupy(kName); !status.ok()) {
     return status;
   }
-  open_setup.reset();
+  if (open_setup != nullptr) {
+    open_setup->end();
+  }
   Result<std::vector<int>> members = Reset(*this).run();
+  open_setup.reset();
   if (!members.ok()) {
     reset_needed = members.status().message();
   }

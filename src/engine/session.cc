@@ -57,8 +57,9 @@ Session::Session(std::unique_ptr<transport::Transport> transport,
 
 Session::~Session() {
   if (fork_generation_ != fork_generation()) {
-    // The parent's threads and mappings are not this process's to end.
+    // The parent's threads, mappings and calls are not this process's to end.
     static_cast<void>(transport_.release());  // NOLINT(bugprone-unused-return-value)
+    static_cast<void>(open_setup.release());  // NOLINT(bugprone-unused-return-value)
   }
 }
 
@@ -190,16 +191,22 @@ void Session::close(std::chrono::milliseconds timeout) {
   if (closed_ || fork_generation_ != fork_generation()) {
     return;
   }
-  open_setup.reset();
-  if (reset_needed.empty()) {
-    // What happens to the others now is theirs to report.
-    (void)wait_for(*this,
-                   {.word = &window::ControlPage::done,
-                    .target = window::stamp(epoch, number),
-                    .ranks = half_users[number % 2],
-                    .timeout = timeout,
-                    .ended_is_arrived = true});
+  if (open_setup != nullptr) {
+    open_setup->end();
   }
+  const bool all_read = reset_needed.empty() && wait_for(*this,
+                                                         {.word = &window::ControlPage::done,
+                                                          .target = window::stamp(epoch, number),
+                                                          .ranks = half_users[number % 2],
+                                                          .timeout = timeout,
+                                                          .ended_is_arrived = true})
+                                                        .end == WaitEnd::kArrived;
+  if (!all_read && open_setup != nullptr) {
+    // Its rows may lie in the pool, and go now: whoever reads on gets an error.
+    post(page().left, window::stamp(epoch + 1, 0));
+    numerics::stream_fence();
+  }
+  open_setup.reset();
   closed_ = true;
   pool().trim();
 }

@@ -62,6 +62,8 @@ class OpenSetup {
   virtual ~OpenSetup() = default;
   /// The only operator that is legal now.
   virtual contract::Operator teardown() const noexcept = 0;
+  /// Ends this rank's part. What it published stays readable as long as this object.
+  virtual void end() = 0;
 };
 
 /// One rank's state of a group: its window, what it knows of its peers, where it is in the

@@ -29,6 +29,7 @@ struct Repeated {
   std::string comm_alg;  ///< `common` only borrows it
   TensorView rows;       ///< x or expand_x
   int quant_mode = 0;
+  std::int64_t command_ints = 0;  ///< of comm_cmd_info
 
   Repeated(const SetupCommonArgs& args, const TensorView& given, int mode)
       : common(args), comm_alg(args.comm_alg), rows(given), quant_mode(mode) {}
@@ -132,9 +133,10 @@ Status make_command(Session& session, Call& call, std::int64_t records, Tensor& 
 Status check_command(const contract::Checker& check,
                      const Session& session,
                      const Call& call,
+                     std::int64_t ints,
                      const TensorView& command) {
   const auto ticket = ticket_of(session, call);
-  bool same = command.total_dims == 1 && command.dtype == DType::kInt32;
+  bool same = command.total_dims == 1 && command.dtype == DType::kInt32 && command.shape[0] == ints;
   const auto* data = static_cast<const std::int32_t*>(command.data);
   for (std::size_t i = 0; same && command.shape[0] > 0 && i < ticket.size(); ++i) {
     same = data[static_cast<std::int64_t>(i) * command.strides[0]] == ticket[i];
@@ -157,6 +159,7 @@ class OpenDispatch final : public OpenSetup {
       : repeated(args.common, args.x, args.quant_mode),
         call(session, dispatch, Operator::kDispatchSetup) {}
   Operator teardown() const noexcept override { return Operator::kDispatchTeardown; }
+  void end() override { call.call().close(); }
 
   Repeated repeated;
   Dispatch call;
@@ -169,6 +172,7 @@ class OpenCombine final : public OpenSetup {
         owner(args.expand_x_owner),
         call(session, combine, Operator::kCombineSetup) {}
   Operator teardown() const noexcept override { return Operator::kCombineTeardown; }
+  void end() override { call.call().close(); }
 
   Repeated repeated;
   std::shared_ptr<const void> owner;
@@ -230,6 +234,7 @@ Result<DispatchSetupResult> dispatch_setup(Session& session, const DispatchSetup
                                        call,
                                        messages + shape.given.num_ranks * shape.local_experts(),
                                        result.comm_cmd_info));
+  open->repeated.command_ints = result.comm_cmd_info.shape[0];
   call.suspend();
   session.open_setup = std::move(open);
   return result;
@@ -246,7 +251,8 @@ Result<DispatchTeardownResult> dispatch_teardown(Session& session,
   const contract::Checker check(kOp, session.facts());
   WAYBILL_RETURN_IF_ERROR(
       compare(check, (*open)->repeated, args.common, args.x, "x", args.quant_mode, "quant_mode"));
-  WAYBILL_RETURN_IF_ERROR(check_command(check, session, dispatch.call(), args.comm_cmd_info));
+  WAYBILL_RETURN_IF_ERROR(check_command(
+      check, session, dispatch.call(), (*open)->repeated.command_ints, args.comm_cmd_info));
   if (args.expert_token_nums_type != 0 && args.expert_token_nums_type != 1) {
     return check.fail("expert_token_nums_type", "0 or 1", args.expert_token_nums_type);
   }
@@ -281,6 +287,7 @@ Result<CombineSetupResult> combine_setup(Session& session, const CombineSetupArg
       call.make_output(result.quant_expand_x, DType::kInt8, {rows, width}, std::int64_t{0}));
   WAYBILL_RETURN_IF_ERROR(
       make_command(session, call, rows + args.common.ep_world_size, result.comm_cmd_info));
+  open->repeated.command_ints = result.comm_cmd_info.shape[0];
   call.suspend();
   session.open_setup = std::move(open);
   return result;
@@ -301,7 +308,8 @@ Result<Tensor> combine_teardown(Session& session, const CombineTeardownArgs& arg
                                   "expand_x",
                                   args.comm_quant_mode,
                                   "comm_quant_mode"));
-  WAYBILL_RETURN_IF_ERROR(check_command(check, session, combine.call(), args.comm_cmd_info));
+  WAYBILL_RETURN_IF_ERROR(check_command(
+      check, session, combine.call(), (*open)->repeated.command_ints, args.comm_cmd_info));
   WAYBILL_RETURN_IF_ERROR(check_family(check, args.common, args.x_active_mask));
   CombineArgs tokens = to_args<CombineArgs>(args.common);
   tokens.assist_info_for_combine = args.expand_idx;

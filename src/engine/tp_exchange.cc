@@ -1,6 +1,6 @@
 #include "engine/tp_exchange.h"
 
-#include <string>
+#include <mutex>
 
 #include "contract/agreement.h"
 
@@ -16,12 +16,20 @@ Status TpExchange::begin() {
     call_.reset();
     return ep_.refuse(std::move(status));
   }
-  return {};
+  status = call_->choose_members(std::nullopt);
+  return status.ok() ? status : refuse(std::move(status));
 }
 
 void TpExchange::fill_header(const contract::Agreement& agreement, int ep_rank) {
   call_->header().agreement = agreement;
   call_->header().agreement[contract::Agreed::kEpRankId] = ep_rank;
+}
+
+void TpExchange::note_completed() {
+  if (exists()) {
+    const std::lock_guard lock(session_->stats_mutex);
+    session_->counted.completed = session_->number;
+  }
 }
 
 Status TpExchange::refuse(Status why) {

@@ -13,9 +13,9 @@ namespace waybill::engine {
 /// is posted in both.
 class TpExchange {
  public:
-  /// Nothing when the call has no TP group.
-  TpExchange(Call& ep, Group* group, int tp_world_size) : ep_(ep) {
-    if (group != nullptr && tp_world_size == 2) {
+  /// Nothing when the call has no TP group, or names its EP group as one: the contract says so.
+  TpExchange(Call& ep, Session& ep_session, Group* group, int tp_world_size) : ep_(ep) {
+    if (group != nullptr && tp_world_size == 2 && &group->session() != &ep_session) {
       session_ = &group->session();
     }
   }
@@ -29,6 +29,9 @@ class TpExchange {
   Status begin();
   /// What both peers have to agree in beside what the EP group compares.
   void fill_header(const contract::Agreement& agreement, int ep_rank);
+
+  /// For stats: the call ended well.
+  void note_completed();
 
   /// Posts a bad argument of this rank in both groups and gives it back.
   Status refuse(Status why);

@@ -4,11 +4,13 @@
 #endif
 #include <rapidcheck/gtest.h>
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <sstream>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "support/layer_case.h"
 #include "support/run_layer.h"
@@ -19,6 +21,7 @@ namespace {
 using testing::draw_case;
 using testing::LayerCase;
 using testing::ThreadGroup;
+using testing::TpThreadGroup;
 
 constexpr int kMaxRanks = 16;
 
@@ -34,11 +37,9 @@ ThreadGroup& group_of(int num_ranks, int threads) {
 }
 
 /// rapidcheck draws seeds; a failure prints the seed and the case.
-void sweep(int cases, int max_ranks, int threads) {
+void sweep(int cases, const std::function<std::string(std::uint64_t)>& run) {
   const auto property = [&] {
-    const auto seed = *rc::gen::arbitrary<std::uint64_t>();
-    const LayerCase layer = draw_case(seed, max_ranks);
-    const std::string text = group_of(layer.num_ranks, threads).run(layer);
+    const std::string text = run(*rc::gen::arbitrary<std::uint64_t>());
     if (!text.empty()) {
       RC_FAIL(text);
     }
@@ -54,9 +55,59 @@ void sweep(int cases, int max_ranks, int threads) {
   EXPECT_TRUE(result.is<rc::detail::SuccessResult>()) << text.str();
 }
 
-TEST(Sweep, TwoThousandCasesOverOneToSixteenRanks) { sweep(2000, kMaxRanks, 1); }
+std::string run_case(std::uint64_t seed, int max_ranks, int threads) {
+  const LayerCase layer = draw_case(seed, max_ranks);
+  return group_of(layer.given_ranks(), threads).run(layer);
+}
 
-TEST(Sweep, ThreadsInsideARankGiveTheSameBits) { sweep(100, 4, 3); }
+TEST(Sweep, DrawsEveryForm) {
+  std::map<std::string, int> seen;
+  for (std::uint64_t seed = 0; seed < 2000; ++seed) {
+    const LayerCase layer = draw_case(seed, kMaxRanks);
+    const bool occurrences = layer.form == IndexForm::kOccurrences;
+    seen["left out"] += layer.is_scaled_in() && layer.num_ranks < layer.given_ranks() ? 1 : 0;
+    seen["renumbered"] += layer.is_scaled_in() && layer.group_rank(0) != 0 ? 1 : 0;
+    seen["other roles"] +=
+        layer.is_scaled_in() && layer.num_shared_ranks != layer.given.num_shared_ranks ? 1 : 0;
+    seen["flag off"] += layer.elastic() && !layer.is_scaled_in() ? 1 : 0;
+    seen["v1"] += occurrences && !layer.set_up ? 1 : 0;
+    seen["v1 with shared experts"] += occurrences && layer.num_shared_ranks > 0 ? 1 : 0;
+    seen["norm of triples"] += layer.norm && !occurrences ? 1 : 0;
+    seen["norm of occurrences"] += layer.norm && occurrences ? 1 : 0;
+    seen["norm with constants"] += layer.norm && layer.num_constant > 0 ? 1 : 0;
+    seen["constants"] += layer.num_constant > 0 && !layer.wide_alphas ? 1 : 0;
+    seen["wide constants"] += layer.num_constant > 0 && layer.wide_alphas ? 1 : 0;
+    seen["copies"] += layer.num_copy > 0 ? 1 : 0;
+    seen["special and elastic"] += layer.num_special() > 0 && layer.is_scaled_in() ? 1 : 0;
+    seen["set up"] += layer.set_up ? 1 : 0;
+    seen["set up, quantised on the way back"] += layer.set_up && layer.comm_quant_mode == 2 ? 1 : 0;
+    seen["set up with a row for the shared expert"] +=
+        layer.set_up && layer.smooth && layer.scale_of_shared ? 1 : 0;
+  }
+  for (const auto& [name, count] : seen) {
+    EXPECT_GE(count, 10) << name;
+  }
+}
+
+TEST(Sweep, TwoThousandCasesOverOneToSixteenRanks) {
+  sweep(2000, [](std::uint64_t seed) { return run_case(seed, kMaxRanks, 1); });
+}
+
+TEST(Sweep, ThreadsInsideARankGiveTheSameBits) {
+  sweep(200, [](std::uint64_t seed) { return run_case(seed, 4, 3); });
+}
+
+TEST(Sweep, TwoTpRanks) {
+  std::map<int, std::unique_ptr<TpThreadGroup>> groups;
+  sweep(400, [&](std::uint64_t seed) {
+    const std::vector<LayerCase> pair = testing::draw_tp_pair(seed, 4);
+    auto& group = groups[pair[0].num_ranks];
+    if (!group) {
+      group = std::make_unique<TpThreadGroup>(pair[0].num_ranks);
+    }
+    return group->run(pair);
+  });
+}
 
 TEST(Sweep, TheCallersFloatingPointModeChangesNothing) {
 #if defined(__SSE__)
@@ -64,8 +115,7 @@ TEST(Sweep, TheCallersFloatingPointModeChangesNothing) {
   _mm_setcsr(saved | 0xe040);  // flush to zero, denormals are zero, round towards zero
   ThreadGroup& group = group_of(1, 1);
   for (std::uint64_t seed = 0; seed < 200; ++seed) {
-    const LayerCase layer = draw_case(seed, 1);
-    EXPECT_EQ(testing::run_layer(group.groups()[0], layer), "");
+    EXPECT_EQ(testing::run_layer(group.groups()[0], draw_case(seed, 1)), "");
     EXPECT_EQ(_mm_getcsr() & 0xe040, 0xe040U);
   }
   _mm_setcsr(saved);

@@ -23,7 +23,22 @@ using testing::ModelRow;
 constexpr int kMaxRanks = 16;
 
 Topology topology_of(const LayerCase& layer, int rank) {
-  return {layer.num_ranks, rank, layer.num_experts, layer.num_shared_ranks, layer.shared_experts()};
+  return {.num_ranks = layer.num_ranks,
+          .rank = rank,
+          .num_experts = layer.num_experts,
+          .num_shared_ranks = layer.num_shared_ranks,
+          .num_shared = layer.shared_experts(),
+          .special_begin = layer.given_experts(),
+          .special_end = layer.given_experts() + layer.num_special()};
+}
+
+/// No shared experts and no special ones.
+Topology plain_topology(int num_ranks, int rank, std::int64_t num_experts) {
+  return {.num_ranks = num_ranks,
+          .rank = rank,
+          .num_experts = num_experts,
+          .special_begin = num_experts,
+          .special_end = num_experts};
 }
 
 /// Everything that one rank's routing publishes.
@@ -39,7 +54,7 @@ Published publish(const LayerCase& layer, int rank) {
   const ActivePairs pairs(args.x_active_mask, layer.k);
   const std::int64_t bs = args.x.shape[0];
   Published out;
-  const Checker check(Operator::kDispatchV2, {rank, layer.num_ranks});
+  const Checker check(Operator::kDispatchV2, {.rank = rank, .world_size = layer.num_ranks});
   EXPECT_TRUE(count(check, topology_of(layer, rank), ids, pairs, bs, layer.k, out.counts).ok());
   out.entries.resize(static_cast<std::size_t>(out.counts.num_entries));
   out.active.resize(static_cast<std::size_t>(out.counts.num_active));
@@ -108,8 +123,8 @@ TEST(Routing, TheWorkedExampleOfTheContract) {
     const TensorView view = TensorView::contiguous(ids[r].data(), DType::kInt32, {2, 2});
     const Grid<std::int32_t> grid(view);
     const ActivePairs all(std::nullopt, 2);
-    const Topology topology{2, static_cast<int>(r), 4, 0, 0};
-    const Checker check(Operator::kDispatchV2, {static_cast<int>(r), 2});
+    const Topology topology = plain_topology(2, static_cast<int>(r), 4);
+    const Checker check(Operator::kDispatchV2, {.rank = static_cast<int>(r), .world_size = 2});
     SendCounts& counts = published[r].counts;
     ASSERT_TRUE(count(check, topology, grid, all, 2, 2, counts).ok());
     published[r].entries.resize(4);
@@ -120,7 +135,7 @@ TEST(Routing, TheWorkedExampleOfTheContract) {
   const std::vector<std::vector<std::int64_t>> want_prefix = {{1, 2, 2, 3}, {2, 3, 4, 5}};
   for (int r = 0; r < 2; ++r) {
     std::vector<Cell> cells;
-    ASSERT_TRUE(plan_receive({2, r, 4, 0, 0}, sources, cells));
+    ASSERT_TRUE(plan_receive(plain_topology(2, r, 4), sources, cells));
     std::vector<std::int64_t> prefix;
     for (const Cell& cell : cells) {
       prefix.push_back(cell.first_row + cell.num_rows);
@@ -133,8 +148,8 @@ TEST(Routing, AnIdOutOfRangeIsNamedWithItsPlace) {
   const std::vector<std::int32_t> ids = {0, 1, 2, 4};
   const TensorView view = TensorView::contiguous(ids.data(), DType::kInt32, {2, 2});
   SendCounts counts;
-  const Status status = count(Checker(Operator::kDispatchV2, {0, 1}),
-                              {1, 0, 4, 0, 0},
+  const Status status = count(Checker(Operator::kDispatchV2, {.rank = 0, .world_size = 1}),
+                              plain_topology(1, 0, 4),
                               Grid<std::int32_t>(view),
                               ActivePairs(std::nullopt, 2),
                               2,
@@ -147,7 +162,7 @@ TEST(Routing, AnIdOutOfRangeIsNamedWithItsPlace) {
 }
 
 TEST(Routing, OffsetsThatCannotBeAreRefused) {
-  const Topology topology{1, 0, 2, 0, 0};
+  const Topology topology = plain_topology(1, 0, 2);
   std::vector<Cell> cells;
   for (const std::vector<std::int32_t>& offsets :
        {std::vector<std::int32_t>{-1, 0, 2}, {0, 2, 1}, {0, 1, 9}}) {
@@ -160,7 +175,7 @@ TEST(Returns, TriplesAreOrderedByOwnerAndChecked) {
   const std::vector<std::int32_t> triples = {1, 0, 0, 0, 3, 1, 1, 2, 2};
   const TripleView view{triples.data(), 1, 3};
   const ReturnLimits limits{.num_ranks = 2, .max_bs = 4, .slots = 3};
-  const Checker check(Operator::kCombineV2, {0, 2});
+  const Checker check(Operator::kCombineV2, {.rank = 0, .world_size = 2});
   std::vector<std::int32_t> offsets;
   ASSERT_TRUE(count_returns(check, view, limits, offsets).ok());
   EXPECT_EQ(offsets, (std::vector<std::int32_t>{0, 1, 3}));
@@ -183,7 +198,8 @@ TEST(Returns, TriplesAreOrderedByOwnerAndChecked) {
 
 TEST(Topology, PlacesSharedExpertsAndSplitsSources) {
   // S=2, SR=4: two ranks for each shared expert.
-  const Topology topology{10, 5, 12, 4, 2};
+  const Topology topology{
+      .num_ranks = 10, .rank = 5, .num_experts = 12, .num_shared_ranks = 4, .num_shared = 2};
   EXPECT_EQ(topology.experts_per_rank(), 2);
   EXPECT_EQ(topology.owner_of(0), 4);
   EXPECT_EQ(topology.owner_of(11), 9);

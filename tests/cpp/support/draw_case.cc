@@ -68,7 +68,8 @@ void draw_elastic(Draw& draw, LayerCase& layer, int max_ranks) {
   int moe = new_moe;
   if (!off) {
     if (new_shared > 0) {
-      shared = static_cast<int>(layer.num_shared * (1 + draw.below(new_shared / layer.num_shared + 1)));
+      shared =
+          static_cast<int>(layer.num_shared * (1 + draw.below(new_shared / layer.num_shared + 1)));
     }
     moe = new_moe + static_cast<int>(draw.below(3));
     if (shared + moe < layer.num_ranks || shared + moe > max_ranks) {
@@ -125,9 +126,8 @@ void draw_ids(Draw& draw, LayerCase& layer, int r) {
 void draw_rank(Draw& draw, LayerCase& layer, std::int64_t bs) {
   LayerCase::RankInput rank;
   rank.bs = bs;
-  rank.mask_form = layer.set_up
-                       ? draw.of({MaskForm::kNone, MaskForm::kTokens})
-                       : draw.of({MaskForm::kNone, MaskForm::kTokens, MaskForm::kPairs});
+  rank.mask_form = layer.set_up ? draw.of({MaskForm::kNone, MaskForm::kTokens})
+                                : draw.of({MaskForm::kNone, MaskForm::kTokens, MaskForm::kPairs});
   rank.x = draw.numbers(layer.dtype, bs * layer.x_stride);
   rank.mask.resize(
       static_cast<std::size_t>(bs * (rank.mask_form == MaskForm::kPairs ? layer.k : 1)));
@@ -165,8 +165,7 @@ void draw_layer(Draw& draw, LayerCase& layer, int max_ranks) {
   layer.set_up = !layer.has_tp() && draw.one_in(5);
   if (layer.set_up) {
     layer.form = IndexForm::kOccurrences;
-    layer.scale_of_shared =
-        layer.num_shared_ranks == 0 && layer.num_shared == 1 && draw.one_in(2);
+    layer.scale_of_shared = layer.num_shared_ranks == 0 && layer.num_shared == 1 && draw.one_in(2);
   } else {
     layer.weighted = draw.one_in(2);
     layer.form = draw.of({IndexForm::kTriples, IndexForm::kTriples, IndexForm::kOccurrences});

@@ -62,7 +62,7 @@ struct LayerCase {
   std::int64_t global_bs = 0;
   int comm_quant_mode = 0;
   IndexForm form = IndexForm::kTriples;
-  bool norm = false;  ///< combine_add_rms_norm in place of combine
+  bool norm = false;             ///< combine_add_rms_norm in place of combine
   bool set_up = false;           ///< in the two halves of the set-up family
   bool scale_of_shared = false;  ///< set_up without shared ranks: (1+M, H) scales
   int tp_rank = -1;              ///< 0 or 1 with TP = 2: one of a pair of layers

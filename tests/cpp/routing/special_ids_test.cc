@@ -1,0 +1,142 @@
+// Ids of special experts, ids that elastic_info has taken away, and expand_idx.
+#include <gtest/gtest.h>
+#include <rapidcheck/gtest.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "contract/topology.h"
+#include "routing/send_plan.h"
+
+namespace waybill::routing {
+namespace {
+
+using contract::Checker;
+using contract::Operator;
+using contract::Topology;
+
+const Checker kCheck(Operator::kDispatchV2, {.rank = 0, .world_size = 2});
+
+/// Two ranks left of four: M was 8, newM is 4. Three special experts from id 8 on.
+constexpr Topology kScaledIn{
+    .num_ranks = 2, .rank = 0, .num_experts = 4, .special_begin = 8, .special_end = 11};
+
+/// Ids of shape (BS, K) with an optional (BS, K) mask.
+struct Batch {
+  std::int64_t k = 1;
+  std::vector<std::int32_t> ids;
+  std::optional<std::vector<std::uint8_t>> mask = {};
+
+  std::int64_t bs() const { return static_cast<std::int64_t>(ids.size()) / k; }
+  Grid<std::int32_t> grid() const {
+    return Grid<std::int32_t>(TensorView::contiguous(ids.data(), DType::kInt32, {bs(), k}));
+  }
+  ActivePairs pairs() const {
+    return mask ? ActivePairs(TensorView::contiguous(mask->data(), DType::kBool, {bs(), k}), k)
+                : ActivePairs(std::nullopt, k);
+  }
+  bool active(std::size_t i) const { return !mask || (*mask)[i] != 0; }
+};
+
+Status count_batch(const Topology& topology, const Batch& batch, SendCounts& counts) {
+  return count(kCheck, topology, batch.grid(), batch.pairs(), batch.bs(), batch.k, counts);
+}
+
+TEST(SpecialIds, AreNotSentButTheirTokensGoToTheSharedExperts) {
+  const Batch batch{.k = 2, .ids = {8, 0, 9, 10, 3, 8}};
+  SendCounts counts;
+  ASSERT_TRUE(count_batch(kScaledIn, batch, counts).ok());
+  EXPECT_EQ(counts.expert_offsets, (std::vector<std::int32_t>{0, 1, 1, 1, 2}));
+  EXPECT_EQ(counts.rows_to, (std::vector<std::int32_t>{1, 1}));
+  EXPECT_EQ(counts.num_entries, 2);
+  EXPECT_EQ(counts.num_active, 3);
+  std::vector<std::int32_t> entries(2);
+  std::vector<std::int32_t> cursor;
+  sort_by_expert(counts, batch.grid(), batch.pairs(), 3, 2, cursor, entries);
+  EXPECT_EQ(entries, (std::vector<std::int32_t>{1, 4}));
+}
+
+TEST(SpecialIds, OfMaskedPairsAreNeverRead) {
+  const Batch batch{
+      .k = 2, .ids = {-77, 0, 99, 2147483647}, .mask = std::vector<std::uint8_t>{0, 1, 0, 0}};
+  SendCounts counts;
+  ASSERT_TRUE(count_batch(kScaledIn, batch, counts).ok());
+  EXPECT_EQ(counts.num_entries, 1);
+  EXPECT_EQ(counts.num_active, 1);
+}
+
+TEST(SpecialIds, EveryOtherIdIsAnErrorThatNamesBothRanges) {
+  for (const std::int32_t id : {-1, 4, 5, 7, 11, 2147483647, -2147483647 - 1}) {
+    const Batch batch{.k = 3, .ids = {0, 8, 10, 3, id, 0}};
+    SendCounts counts;
+    const Status status = count_batch(kScaledIn, batch, counts);
+    ASSERT_EQ(status.code(), StatusCode::kInvalidArgument) << id;
+    EXPECT_EQ(status.message(),
+              "npu_moe_distribute_dispatch_v2: argument expert_ids: expected ids in [0, 4) or [8, "
+              "11), got " +
+                  std::to_string(id) + " at token 1, k 1 (rank 0)");
+  }
+}
+
+TEST(SpecialIds, WithoutThemOneRangeIsNamed) {
+  Topology topology = kScaledIn;
+  topology.special_end = topology.special_begin;
+  SendCounts counts;
+  const Status status = count_batch(topology, {.k = 1, .ids = {8}}, counts);
+  EXPECT_NE(status.message().find("expected ids in [0, 4), got 8 at token 0, k 0"),
+            std::string::npos)
+      << status.message();
+}
+
+TEST(SpecialIds, MayBeAllThereIs) {
+  const Topology only{.num_ranks = 1, .num_experts = 0, .special_begin = 0, .special_end = 2};
+  const Batch batch{.k = 1, .ids = {0, 1, 1}};
+  SendCounts counts;
+  ASSERT_TRUE(count_batch(only, batch, counts).ok());
+  EXPECT_EQ(counts.num_entries, 0);
+  EXPECT_EQ(counts.num_active, 3);
+}
+
+RC_GTEST_PROP(Occurrences, AreTheEarlierPairsThatChoseTheSameExpert, ()) {
+  Batch batch;
+  batch.k = *rc::gen::inRange<std::int64_t>(1, 5);
+  const auto pairs = static_cast<std::size_t>(batch.k * *rc::gen::inRange(0, 12));
+  const auto id = rc::gen::element(0, 1, 2, 3, 8, 9, 10);
+  batch.ids = *rc::gen::container<std::vector<std::int32_t>>(pairs, id);
+  if (*rc::gen::arbitrary<bool>()) {
+    batch.mask =
+        *rc::gen::container<std::vector<std::uint8_t>>(pairs, rc::gen::element<std::uint8_t>(0, 1));
+  }
+  SendCounts counts;
+  RC_ASSERT(count_batch(kScaledIn, batch, counts).ok());
+  std::vector<std::int32_t> got(pairs + 1, -5);
+  std::vector<std::int32_t> cursor;
+  count_occurrences(counts, batch.grid(), batch.pairs(), batch.bs(), batch.k, cursor, got.data());
+  RC_ASSERT(got.back() == -5);
+  for (std::size_t i = 0; i < pairs; ++i) {
+    if (!batch.active(i) || batch.ids[i] >= 4) {
+      continue;
+    }
+    std::int32_t want = 0;
+    for (std::size_t j = 0; j < i; ++j) {
+      want += batch.active(j) && batch.ids[j] == batch.ids[i] ? 1 : 0;
+    }
+    RC_ASSERT(got[i] == want);
+  }
+}
+
+TEST(Occurrences, OfTheWorkedExample) {
+  // ops.md section 9: E=2, M=4.
+  const Topology topology{.num_ranks = 2, .num_experts = 4, .special_begin = 4, .special_end = 4};
+  const Batch batch{.k = 2, .ids = {0, 2, 3, 2}};
+  SendCounts counts;
+  ASSERT_TRUE(count_batch(topology, batch, counts).ok());
+  std::vector<std::int32_t> got(4, -1);
+  std::vector<std::int32_t> cursor;
+  count_occurrences(counts, batch.grid(), batch.pairs(), 2, 2, cursor, got.data());
+  EXPECT_EQ(got, (std::vector<std::int32_t>{0, 0, 0, 1}));
+}
+
+}  // namespace
+}  // namespace waybill::routing

@@ -114,9 +114,12 @@ class Reset {
     const std::uint32_t attempt = attempt_;
     while (!concluded_ && attempt_ == attempt) {
       for (int r = 0; r < session_.world_size(); ++r) {
-        if (r != session_.rank()) {
+        if (r != session_.rank() && !concluded_) {
           look_at(r);
         }
+      }
+      if (concluded_) {
+        return {};
       }
       if (excluded_) {
         session_.known_attempt = attempt;
@@ -147,6 +150,12 @@ class Reset {
     const std::uint32_t theirs = attempt_of(r);
     const ResetStage stage = stage_of(r);
     if (theirs > attempt_ && stage != ResetStage::kGaveUp && lives(r)) {
+      // It may have concluded this attempt and be in its next reset already. What it accepted here
+      // stays posted until this rank has come there, too.
+      if (closer_ >= 0 && outcome(closer_) == Outcome::kHolds) {
+        concluded_ = true;
+        return;
+      }
       excluded_ = stage == ResetStage::kConcluded;
       attempt_ = excluded_ ? attempt_ : theirs;
       return;

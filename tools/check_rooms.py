@@ -14,7 +14,22 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ["base", "numerics", "contract", "routing", "window", "transport", "engine"]
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^">]+)[">]', re.MULTILINE)
 TEST_NAME = re.compile(r"test_.*\.py|conftest\.py")
-TEST_HELPERS = {"ranks.py", "cases.py", "case_draws.py"}
+TEST_HELPERS = {
+    "bad_arguments.py",
+    "case_draws.py",
+    "cases.py",
+    "comparisons.py",
+    "compiled_layers.py",
+    "family.py",
+    "forms.py",
+    "golden.py",
+    "local_groups.py",
+    "pairs.py",
+    "parameter_cases.py",
+    "ranks.py",
+    "samples.py",
+    "signatures.py",
+}
 PROGRAMS = "ascend_scripts"  # run by the tests as programs of their own
 
 

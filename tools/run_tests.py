@@ -122,7 +122,8 @@ def cpp(preset: str, env: dict[str, str] | None = None) -> Counts:
         return missing("clang: clang++-14 is not installed")
     if not configure(preset) or run(["cmake", "--build", "--preset", preset])[0] != 0:
         return Counts(failed=1, notes=[f"{preset}: does not build"])
-    code, output = run(["ctest", "--preset", preset, "--verbose"], env)
+    # Two at a time: much of the tests of processes is waiting.
+    code, output = run(["ctest", "--preset", preset, "--verbose", "--parallel", "2"], env)
     counts = Counts(
         passed=sum(int(n) for n in re.findall(r"\[  PASSED  \] (\d+) tests?", output)),
         failed=sum(int(n) for n in re.findall(r"\[  FAILED  \] (\d+) tests?, listed", output)),

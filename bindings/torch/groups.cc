@@ -182,9 +182,13 @@ Status refuse(Group& group,
               std::string_view expected,
               std::string_view got) {
   engine::Session& session = group.session();
+  Status bad = contract::Checker(op, session.facts()).fail(argument, expected, got);
+  if (op == contract::Operator::kDispatchTeardown || op == contract::Operator::kCombineTeardown) {
+    return bad;  // no call of its own: the setup stays open
+  }
   engine::Call call(session, op);
   WAYBILL_RETURN_IF_ERROR(call.begin());
-  return call.refuse(contract::Checker(op, session.facts()).fail(argument, expected, got));
+  return call.refuse(std::move(bad));
 }
 
 }  // namespace waybill::binding

@@ -116,8 +116,9 @@ class Sizes(NamedTuple):
         return [self.tp * rank + tp_rank for rank in ranks for tp_rank in range(self.tp)]
 
 
-def draw_sizes(draw: Draw, itemsize: int, max_ranks: int, full: bool, tags: set[str]) -> Sizes:
-    tp = 2 if full and max_ranks >= 2 and draw.chance(0.15) else 1
+def draw_sizes(draw: Draw, itemsize: int, max_ranks: int, features: str, tags: set[str]) -> Sizes:
+    full = features == "full"
+    tp = 2 if features in ("full", "v1") and max_ranks >= 2 and draw.chance(0.15) else 1
     ranks = [1, 2, 2, 3, 3, 4, 4, 5, 6, 7, 8, 8, 10, 12, 16]
     e = draw.pick([rank for rank in ranks if rank * tp <= max_ranks])
     s = draw.pick([0, 0, 0, 1, 1, 2, 3, 4])
@@ -130,7 +131,7 @@ def draw_sizes(draw: Draw, itemsize: int, max_ranks: int, full: bool, tags: set[
     elastic = Elastic(None, m, sr, list(range(e)))
     if full and tp == 1 and draw.chance(0.3):
         elastic = draw_elastic(draw, e, sr, s, m, tags)
-    k = draw.pick([1, 2, 2, 3, 4, 4, 6, 8, 8, 16])
+    k = draw.pick([1, 2, 2, 3, 4, 4, 6, 8, 8, 16, draw.random.randint(1, 16)])
     if z + c + n == 0:
         k = min(k, elastic.num_experts)  # or the ids of a token could not be distinct
 

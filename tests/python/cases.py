@@ -1,4 +1,4 @@
-"""Random configurations of dispatch_v2 and combine_v2 for sweeps of a back end against the oracle.
+"""Random configurations of the operators for sweeps of a back end against the oracle.
 
 `random_case(seed)` is a pure function of its arguments, so each process of a group builds the same
 `Case` and takes its own rank from it:
@@ -7,7 +7,7 @@
     got = waybill.npu_moe_distribute_dispatch_v2(**case.dispatch_arguments(rank), group_ep=...)
     back = waybill.npu_moe_distribute_combine_v2(**case.combine_arguments(rank, got), group_ep=...)
     want = expected(case)
-    compare_dispatch(got, want.dispatch[rank], case, rank)  # a list of differences
+    compare_dispatch(got, want.dispatch[rank], case, rank)  # of comparisons: a list of differences
     compare_combine(back, want.combine[rank], case, rank)
 
 `rank` is a place in the oracle's lists: ep_rank_id, or 2 * ep_rank_id + tp_rank_id with TP = 2.
@@ -22,9 +22,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from case_draws import DTYPES, INTEGERS, Draw, Sizes, draw_ids, draw_masks, draw_sizes
+from case_draws import DTYPES, Draw, Sizes, draw_ids, draw_masks, draw_sizes
 from waybill import reference
 
+# Which operators a case calls: dispatch_v2 and combine_v2; dispatch and combine; each dispatch with
+# combine_add_rms_norm; the set-up/teardown family.
+FORMS = {
+    "v2": ("v2",),
+    "full": ("v2", "v2+rms"),
+    "v1": ("v1", "v1+rms"),
+    "setup": ("setup",),
+}
 COMM_ALGS = ("", "fullmesh", "fullmesh_v1", "fullmesh_v2", "hierarchy")
 
 
@@ -34,12 +42,15 @@ class Case:
 
     seed: int
     features: str
+    form: str  # of FORMS
     dtype: str  # a key of DTYPES
     tp: int  # 1 or 2
     dispatch_options: dict[str, Any]  # int and str arguments, the same on every rank
     combine_options: dict[str, Any]
     dispatch_tensors: list[dict[str, Tensor]]  # per rank; empty for a rank that makes no call
     combine_tensors: list[dict[str, Tensor]]  # without expand_x and without dispatch's outputs
+    norm_tensors: list[dict[str, Tensor]]  # what combine_add_rms_norm has beyond combine
+    norm_options: dict[str, Any]
     tags: set[str]  # which options it exercises
 
     @property
@@ -79,6 +90,14 @@ class Case:
         own, peer = ep_recv_counts[: 2 * num_ranks].reshape(2, num_ranks).amax(dim=1).tolist()
         return own, peer
 
+    def takes_part(self, rank: int) -> Tensor:
+        """Which choices the mask leaves: bool (BS*K,)."""
+        tensors = self.dispatch_tensors[rank]
+        ids, mask = tensors["expert_ids"], tensors.get("x_active_mask")
+        if mask is None:
+            return torch.ones(ids.numel(), dtype=torch.bool)
+        return (mask[:, None] if mask.dim() == 1 else mask).expand(ids.shape).flatten()
+
     def expert_rows(self, rank: int, num_rows: int) -> Tensor:
         """expand_x for combine: rows unrelated to the dispatched ones, sometimes a few more."""
         draw = Draw(f"{self.seed}-{self.features}-rows-{rank}")
@@ -108,42 +127,79 @@ class Case:
         return f"seed={self.seed} {self.features} {sizes} BS={batch_sizes} | {tags}"
 
 
+class Outline(NamedTuple):
+    """What a case is about, before any of its tensors is made."""
+
+    draw: Draw  # goes on with the tensors
+    dtype: str
+    sizes: Sizes
+    choices: dict[str, Any]
+    tags: set[str]
+
+    @property
+    def num_places(self) -> int:
+        return self.sizes.e * self.sizes.tp
+
+
+def outline(seed: int, *, max_ranks: int = 16, features: str = "v2") -> Outline:
+    """The sizes and options of random_case with the same arguments; cheap."""
+    if features not in FORMS:
+        raise ValueError(f"features are one of {', '.join(FORMS)}, got {features!r}")
+    draw = Draw(f"{seed}-{features}-{max_ranks}")
+    dtype = draw.pick(list(DTYPES))
+    tags = {f"dtype:{dtype}"}
+    sizes = draw_sizes(draw, DTYPES[dtype].itemsize, max_ranks, features, tags)
+    choices = draw_choices(draw, sizes, features)
+    tags |= {f"{option}:{value or 'none'}" for option, value in choices.items()}
+    return Outline(draw, dtype, sizes, choices, tags)
+
+
 def random_case(seed: int, *, max_ranks: int = 16, features: str = "v2") -> Case:
     """A valid case of at most `max_ranks` ranks (with TP = 2 that is twice E).
 
     features "v2": dtypes, shared experts, unequal BS, masks, both quantisations, expert_scales,
     shared_expert_x, comm_alg, strides, duplicates, special values. "full": special experts, alphas,
-    elastic_info and TP = 2 as well.
+    elastic_info, TP = 2 and performance_info as well. "v1": what the operators without _v2 can do,
+    TP = 2 among it. "setup": what the set-up/teardown family can do.
     """
-    if features not in ("v2", "full"):
-        raise ValueError(f'features are "v2" or "full", got {features!r}')
-    draw = Draw(f"{seed}-{features}-{max_ranks}")
-    full = features == "full"
-    dtype = draw.pick(list(DTYPES))
-    tags = {f"dtype:{dtype}"}
-    sizes = draw_sizes(draw, DTYPES[dtype].itemsize, max_ranks, full, tags)
-    choices = draw_choices(draw, sizes, full)
-    tags |= {f"{option}:{value or 'none'}" for option, value in choices.items()}
+    draw, dtype, sizes, choices, tags = outline(seed, max_ranks=max_ranks, features=features)
     masks = draw_masks(draw, sizes, choices["mask"])
     ids = draw_ids(draw, sizes, masks, tags)
+    passed_shared = sizes.s if sizes.sr else draw.pick([0, 1])
 
     dispatch_tensors: list[dict[str, Tensor]] = [{} for _ in sizes.batch_sizes]
     combine_tensors: list[dict[str, Tensor]] = [{} for _ in sizes.batch_sizes]
+    norm_tensors: list[dict[str, Tensor]] = [{} for _ in sizes.batch_sizes]
     for place in sizes.places:
-        dispatch, combine = draw_tensors(draw, sizes, dtype, choices, sizes.batch_sizes[place])
+        scale_rows = sizes.m + (passed_shared if features == "setup" else sizes.s)
+        if features == "setup" and sizes.sr == 0 and draw.chance(0.3):
+            scale_rows = sizes.m
+        bs = sizes.batch_sizes[place]
+        dispatch, combine = draw_tensors(draw, sizes, dtype, choices, bs, scale_rows)
+        if "rms" in choices["form"]:
+            shape = (bs, 1, sizes.h) if draw.chance(0.5) else (bs, sizes.h)
+            norm_tensors[place]["residual_x"] = draw.values(dtype, *shape)
+            norm_tensors[place]["gamma"] = draw.values(dtype, sizes.h)
         both = {"expert_ids": ids[place], "x_active_mask": masks[place]}
         if sizes.elastic.info is not None:
             both["elastic_info"] = torch.tensor(sizes.elastic.info, dtype=torch.int32)
+        if choices["performance"]:
+            both["performance_info"] = torch.zeros(sizes.e, dtype=torch.int64)
         for target, tensors in ((dispatch_tensors, dispatch), (combine_tensors, combine)):
             given = {name: t for name, t in {**tensors, **both}.items() if t is not None}
             if choices["layout"] == "strided":
-                given = {n: draw.strided(t) if draw.chance(0.7) else t for n, t in given.items()}
+                given = {
+                    name: draw.strided(tensor)
+                    if name != "performance_info" and draw.chance(0.7)
+                    else tensor
+                    for name, tensor in given.items()
+                }
             target[place] = given
 
     common = {
         "ep_world_size": sizes.e,
         "moe_expert_num": sizes.m,
-        "shared_expert_num": sizes.s if sizes.sr else draw.pick([0, 1]),
+        "shared_expert_num": passed_shared,
         "shared_expert_rank_num": sizes.sr,
         "global_bs": sizes.global_bs,
         "tp_world_size": choices["tp"],
@@ -152,47 +208,56 @@ def random_case(seed: int, *, max_ranks: int = 16, features: str = "v2") -> Case
         "copy_expert_num": sizes.c,
         "const_expert_num": sizes.n,
     }
-    nums_type = choices["nums_type"]
+    if features == "setup":
+        common["comm_type"] = choices["comm_type"]
     return Case(
         seed=seed,
         features=features,
+        form=choices["form"],
         dtype=dtype,
         tp=sizes.tp,
         dispatch_options={
             **common,
             "quant_mode": choices["quant"],
-            "expert_token_nums_type": nums_type,
+            "expert_token_nums_type": choices["nums_type"],
         },
         combine_options={**common, "comm_quant_mode": choices["comm_quant"]},
         dispatch_tensors=dispatch_tensors,
         combine_tensors=combine_tensors,
+        norm_tensors=norm_tensors,
+        norm_options={"norm_eps": draw.pick([1e-6, 1e-6, 1e-5, 0.3])},
         tags=tags,
     )
 
 
-def draw_choices(draw: Draw, sizes: Sizes, full: bool) -> dict[str, Any]:
+def draw_choices(draw: Draw, sizes: Sizes, features: str) -> dict[str, Any]:
     """The options that do not change sizes; each becomes a tag `option:value`."""
     quant = draw.pick([0, 2])
+    full, setup = features == "full", features == "setup"
     needs_ori_x = sizes.c + sizes.n > 0
     return {
         "quant": quant,
         "smooth": "yes" if quant == 2 and draw.chance(0.5) else "",
-        "a2": "yes" if draw.chance(0.3) else "",
+        "a2": "yes" if not setup and draw.chance(0.3) else "",
         "comm_quant": 0 if sizes.tp == 2 else draw.pick([0, 0, 2]),
-        "mask": draw.pick(["", "", "1d", "2d", "mixed"]),
+        "mask": draw.pick(["", "1d"] if setup else ["", "", "1d", "2d", "mixed"]),
         "alphas": draw.pick(["1d", "2d"]) if sizes.n else "",
         "shared_x": draw.pick(["2d", "3d"]) if sizes.sr == 0 and draw.chance(0.3) else "",
         "nums_type": draw.pick([0, 1]),
-        "comm_alg": draw.pick(COMM_ALGS),
-        "tp": 2 if sizes.tp == 2 else draw.pick([0, 0, 1]),
+        "comm_alg": "" if features == "v1" else draw.pick(COMM_ALGS),
+        "tp": 2 if sizes.tp == 2 else 0 if setup else draw.pick([0, 0, 1]),
         "values": "special" if draw.chance(0.25) else "",
         "layout": "strided" if draw.chance(0.3) else "",
         "ori_x": "ignored" if full and not needs_ori_x and draw.chance(0.2) else "",
+        "comm_type": draw.pick([0, 2]) if setup else 0,
+        "performance": "yes" if full and draw.chance(0.2) else "",
+        "rows": draw.pick(["", "", "buffer"]),
+        "form": draw.pick(FORMS[features]),
     }
 
 
 def draw_tensors(
-    draw: Draw, sizes: Sizes, dtype: str, choices: dict[str, Any], bs: int
+    draw: Draw, sizes: Sizes, dtype: str, choices: dict[str, Any], bs: int, scale_rows: int
 ) -> tuple[dict[str, Tensor | None], dict[str, Tensor | None]]:
     """Dispatch's and combine's tensors of one rank, but for ids, masks and elastic_info."""
     x = draw.values(dtype, bs, sizes.h)
@@ -205,7 +270,7 @@ def draw_tensors(
     if choices["a2"]:
         dispatch["expert_scales"] = weights
     if choices["smooth"]:
-        dispatch["scales"] = draw.bell(sizes.s + sizes.m, sizes.h) * draw.pick([1.0, 2.0**-7])
+        dispatch["scales"] = draw.bell(scale_rows, sizes.h) * draw.pick([1.0, 2.0**-7])
     if choices["shared_x"]:
         rows = draw.values(dtype, bs, sizes.h)
         parts = draw.pick([d for d in range(1, bs + 1) if bs % d == 0] or [1])
@@ -252,80 +317,3 @@ def by_argument(per_rank: list[dict[str, Tensor]]) -> dict[str, Any]:
     """From a dict of arguments per rank to a list over ranks per argument."""
     names = sorted({name for tensors in per_rank for name in tensors})
     return {name: [tensors.get(name) for tensors in per_rank] for name in names}
-
-
-def compare_dispatch(
-    got: Sequence[Tensor], want: reference.DispatchV2Output, case: Case, rank: int
-) -> list[str]:
-    """Differences between what a back end returned on `rank` and the oracle; empty when right."""
-    fields = want._fields
-    if len(got) != len(fields):
-        return [f"rank {rank}: {len(got)} outputs, expected {len(fields)}"]
-    differences = []
-    for name, mine, right in zip(fields, got, want, strict=True):
-        if (mine.shape, mine.dtype) != (right.shape, right.dtype):
-            differences.append(
-                f"rank {rank}: {name} is {tuple(mine.shape)} {mine.dtype}, "
-                f"expected {tuple(right.shape)} {right.dtype}"
-            )
-    if differences:
-        return differences
-
-    own, peer = case.rows_received(want.ep_recv_counts)
-    quantised = case.dispatch_options["quant_mode"] == 2
-    weighted = "expert_scales" in case.dispatch_tensors[rank]
-    specified = {
-        "expand_x": own + peer,
-        "dynamic_scales": own + peer if quantised else 0,
-        "assist_info_for_combine": 3 * own,
-        "expand_scales": own if weighted else len(want.expand_scales),
-    }
-    # Rows with NaN or infinity: 7.1 only bounds the values and asks for a scale that shows it.
-    wild = ~want.dynamic_scales[: own + peer].isfinite()
-    for name, mine, right in zip(fields, got, want, strict=True):
-        length = specified.get(name, len(right))
-        mine, right = mine[:length], right[:length]
-        if quantised and name == "dynamic_scales" and mine[wild].isfinite().any():
-            differences.append(f"rank {rank}: dynamic_scales is finite for a row with NaN or inf")
-        if quantised and name == "expand_x" and (mine[wild] == -128).any():
-            differences.append(f"rank {rank}: expand_x of a row with NaN or inf holds -128")
-        skip = torch.zeros(len(right), dtype=torch.bool)
-        if quantised and name in ("expand_x", "dynamic_scales"):
-            skip = wild
-        unequal = bits(mine) != bits(right)
-        unequal[skip] = False
-        differences += first_difference(f"rank {rank}: {name}", mine, right, unequal)
-    return differences
-
-
-def compare_combine(got: Tensor, want: Tensor, case: Case, rank: int) -> list[str]:
-    """As compare_dispatch. A NaN equals every NaN: arithmetic does not specify its payload."""
-    if (got.shape, got.dtype) != (want.shape, want.dtype):
-        return [
-            f"rank {rank}: combine is {tuple(got.shape)} {got.dtype}, "
-            f"expected {tuple(want.shape)} {want.dtype}"
-        ]
-    unequal = bits(got) != bits(want)
-    if case.combine_options["comm_quant_mode"] == 2:
-        # The oracle makes NaN of groups of 8 that hold NaN or infinity: these are unspecified.
-        unequal &= ~want.isnan()
-    unequal &= ~(got.isnan() & want.isnan())
-    return first_difference(f"rank {rank}: combine", got, want, unequal)
-
-
-def bits(values: Tensor) -> Tensor:
-    """Floats as integers, so that zeros and NaNs are told apart."""
-    if not values.is_floating_point():
-        return values
-    # contiguous() keeps odd strides of dimensions of size 1, and view refuses these.
-    plain = values.clone(memory_format=torch.contiguous_format)
-    return plain.view(INTEGERS[values.element_size()])
-
-
-def first_difference(name: str, got: Tensor, want: Tensor, unequal: Tensor) -> list[str]:
-    places = unequal.nonzero().tolist()
-    if not places:
-        return []
-    at = tuple(places[0])
-    values = f"got {got[at].item()!r}, expected {want[at].item()!r}"
-    return [f"{name}{list(at)}: {values} ({len(places)} of {want.numel()} differ)"]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from local_groups import LocalGroups
 from ranks import LocalPool, RankPool
 
 torch.set_num_threads(1)
@@ -74,3 +75,18 @@ def local_pool_of() -> Iterator[Callable[[int], LocalPool]]:
     yield get
     for pool in pools.values():
         pool.close()
+
+
+@pytest.fixture(scope="session")
+def local_groups_of() -> Iterator[Callable[..., LocalGroups]]:
+    """Resident groups of E (and TP = 2) threads."""
+    kept: dict[tuple[int, int], LocalGroups] = {}
+
+    def get(num_ranks: int, tp: int = 1) -> LocalGroups:
+        if (num_ranks, tp) not in kept:
+            kept[num_ranks, tp] = LocalGroups(num_ranks, tp)
+        return kept[num_ranks, tp]
+
+    yield get
+    for groups in kept.values():
+        groups.close()

@@ -141,7 +141,7 @@ def _answer(pipe: Connection, action: Callable[[], Any]) -> None:
 def _context() -> Any:
     """Processes are forked from a server that has imported everything and started no thread."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "waybill", "pytest", "ranks", "cases"])
+    context.set_forkserver_preload(["torch", "waybill", "pytest", "ranks", "cases", "family"])
     here = str(Path(__file__).parent)
     if here not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
         os.environ["PYTHONPATH"] = os.pathsep.join(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import subprocess
 import sys
@@ -15,54 +14,10 @@ from torch import Tensor
 
 import waybill
 from ranks import Rank, RankPool
+from signatures import SIGNATURES, signature
 from waybill.operators import OPERATORS, Operator
 
 PoolOf = Callable[..., RankPool]
-
-# The contract's signatures (section 1), as it prints them.
-SIGNATURES = {
-    "npu_moe_distribute_dispatch_v2": """x, expert_ids, group_ep, ep_world_size, ep_rank_id,
-        moe_expert_num, *, scales=None, x_active_mask=None, expert_scales=None, elastic_info=None,
-        performance_info=None, group_tp="", tp_world_size=0, tp_rank_id=0, expert_shard_type=0,
-        shared_expert_num=1, shared_expert_rank_num=0, quant_mode=0, global_bs=0,
-        expert_token_nums_type=1, comm_alg="", zero_expert_num=0, copy_expert_num=0,
-        const_expert_num=0, y_dtype=None, x_dtype=None, scales_dtype=None""",
-    "npu_moe_distribute_combine_v2": """expand_x, expert_ids, assist_info_for_combine,
-        ep_send_counts, expert_scales, group_ep, ep_world_size, ep_rank_id, moe_expert_num, *,
-        tp_send_counts=None, x_active_mask=None, expand_scales=None, shared_expert_x=None,
-        elastic_info=None, ori_x=None, const_expert_alpha_1=None, const_expert_alpha_2=None,
-        const_expert_v=None, performance_info=None, group_tp="", tp_world_size=0, tp_rank_id=0,
-        expert_shard_type=0, shared_expert_num=1, shared_expert_rank_num=0, global_bs=0,
-        comm_quant_mode=0, comm_alg="", zero_expert_num=0, copy_expert_num=0,
-        const_expert_num=0""",
-}
-INTEGERS = ("ep_world_size", "ep_rank_id", "moe_expert_num")
-OPTIONAL_INTEGERS = ("y_dtype", "x_dtype", "scales_dtype")
-
-Parameter = tuple[str, bool, Any, str]  # name, keyword only, default, type in a schema
-
-
-def signature(name: str) -> list[Parameter]:
-    """The parameters of the contract."""
-    function = ast.parse(f"def f({SIGNATURES[name]}): pass").body[0]
-    assert isinstance(function, ast.FunctionDef)
-    names = [argument.arg for argument in function.args.args]
-    parameters: list[Parameter] = [(n, False, inspect.Parameter.empty, type_of(n)) for n in names]
-    for argument, value in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
-        assert value is not None
-        default = ast.literal_eval(value)
-        parameters.append((argument.arg, True, default, type_of(argument.arg, default)))
-    return parameters
-
-
-def type_of(name: str, *default: Any) -> str:
-    if name in OPTIONAL_INTEGERS:
-        return "Optional[int]"
-    if name in INTEGERS or isinstance(*default or ("",), int):
-        return "int"
-    if name == "group_ep" or default == ("",):
-        return "str"
-    return "Optional[Tensor]" if default else "Tensor"
 
 
 @pytest.mark.parametrize("operator", OPERATORS, ids=lambda operator: operator.name)
@@ -79,7 +34,11 @@ def test_schema(operator: Operator) -> None:
     ]
     assert parameters == signature(operator.name)
     mutable = [a.name for a in operator.overload._schema.arguments if a.alias_info is not None]
-    assert mutable == ["performance_info"]
+    assert mutable == [name for name, *_ in parameters if name == "performance_info"]
+
+
+def test_every_operator_of_the_contract() -> None:
+    assert {operator.name for operator in OPERATORS} == set(SIGNATURES)
 
 
 @pytest.mark.parametrize("operator", OPERATORS, ids=lambda operator: operator.name)
@@ -95,7 +54,10 @@ def test_function(operator: Operator) -> None:
         assert name in function.__annotations__
 
 
-@pytest.mark.parametrize("operator", OPERATORS, ids=lambda operator: operator.name)
+COLLECTIVE = [operator for operator in OPERATORS if operator.group is not None]
+
+
+@pytest.mark.parametrize("operator", COLLECTIVE, ids=lambda operator: operator.name)
 def test_ordered_form(operator: Operator) -> None:
     token, *rest = operator.ordered._schema.arguments
     assert token.name == "token"

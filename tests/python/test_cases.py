@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from cases import Case, compare_combine, compare_dispatch, expected, random_case
+from cases import Case, expected, random_case
+from comparisons import compare_combine, compare_dispatch
 
 NUM_SEEDS = 200
 MAX_CASE_BYTES = 24 << 20

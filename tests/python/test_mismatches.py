@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 import waybill
-from cases import Case, compare_combine, compare_dispatch, expected, random_case
+from cases import Case, expected, random_case
+from comparisons import compare_combine, compare_dispatch
 from ranks import Rank, RankPool
 
 PoolOf = Callable[..., RankPool]

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cases import bits, by_argument, compare_combine, expected, random_case
+from cases import by_argument, expected, random_case
+from comparisons import bits, compare_combine
 from waybill import reference
 
 

@@ -13,15 +13,8 @@ import torch
 from torch import Tensor
 
 import waybill
-from case_draws import DTYPES, Draw, draw_sizes
-from cases import (
-    Case,
-    bits,
-    compare_combine,
-    compare_dispatch,
-    expected,
-    random_case,
-)
+from cases import Case, expected, outline, random_case
+from comparisons import bits, compare_combine, compare_dispatch
 from ranks import LocalPool, Rank, RankPool
 
 FULL = os.environ.get("WAYBILL_SWEEP") == "full"
@@ -35,9 +28,7 @@ LocalPoolOf = Callable[[int], LocalPool]
 
 def group_size(seed: int) -> int:
     """E of random_case(seed), without its tensors: modules are imported by every rank."""
-    draw = Draw(f"{seed}-v2-16")
-    dtype = draw.pick(list(DTYPES))
-    return draw_sizes(draw, DTYPES[dtype].itemsize, 16, False, set()).e
+    return outline(seed).sizes.e
 
 
 def stratified(count: int) -> list[int]:

@@ -98,6 +98,9 @@ def lint() -> Counts:
     counts.add(check("ruff check", ["ruff", "check", *python]))
     counts.add(check("mypy", ["mypy"]))
     counts.add(check("rooms", [sys.executable, "tools/check_rooms.py"]))
+    if importlib.util.find_spec("torch"):
+        page = [sys.executable, "tools/parameter_table.py", "--check"]
+        counts.add(check("parameters", page))
     if configure("release"):
         counts.add(check("clang-tidy", [sys.executable, "tools/run_clang_tidy.py"]))
     return counts

@@ -189,7 +189,10 @@ Result<Open*> find_open(Session& session, Operator op) {
   }
   if (session.open_setup == nullptr) {
     WAYBILL_RETURN_IF_ERROR(session.check_usable(name));
-    return session.state_error(name, "expected an open setup on this group, got none");
+    const char* setup = contract::name_of(
+        op == Operator::kDispatchTeardown ? Operator::kDispatchSetup : Operator::kCombineSetup);
+    return session.state_error(
+        name, std::string("expected an open setup on this group (") + setup + "), got none");
   }
   if (session.open_setup->teardown() != op) {
     WAYBILL_RETURN_IF_ERROR(session.check_usable(name));

@@ -84,8 +84,18 @@ def test_selftest() -> None:
     assert "equal the oracle bit for bit" in output
 
 
-def test_demo(tmp_path: Path) -> None:
-    words = ("demo", "--bytes", "16", "--out", tmp_path)
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--redundant", "4"),
+        ("--experts-per-rank", "4", "--redundant", "2", "--overlap"),
+        ("--lose-rank", "5"),
+    ],
+    ids=" ".join,
+)
+def test_demo(tmp_path: Path, options: tuple[str, ...]) -> None:
+    words = ("demo", "--bytes", "16", "--out", tmp_path, *options)
     output = run(sys.executable, "-m", "waybill", *words)
     assert "all checks passed" in output
     assert (tmp_path / "experts.png").stat().st_size > 1000

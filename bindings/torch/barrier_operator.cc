@@ -27,7 +27,7 @@ struct Barrier {
     return args.x_ref;
   }
   template <bool kHasToken>
-  static void put(Results& results, OperatorInputs& /*in*/, Result<const TorchTensor*>& result) {
+  static void put(Results& results, Result<const TorchTensor*>& result) {
     if constexpr (!kHasToken) {
       results.add(copy_of(**result));
     }

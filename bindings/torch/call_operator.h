@@ -44,7 +44,7 @@ Status as_status(const Result<T>& result) {
 ///
 /// Face has: kOperator; static Args read(OperatorInputs&), in the order of the schema, which calls
 /// group() where the group's name stands; static Result<...> or Status call(Group&, const Args&);
-/// static void put(Results&, OperatorInputs&, ...).
+/// static void put(Results&, ...).
 template <typename Face, bool kHasToken>
 void call_operator(StableIValue* stack, std::uint64_t /*arguments*/, std::uint64_t /*results*/) {
   OperatorInputs inputs(stack);
@@ -67,7 +67,7 @@ void call_operator(StableIValue* stack, std::uint64_t /*arguments*/, std::uint64
     raise(as_status(result));
   }
   Results results(stack);
-  Face::template put<kHasToken>(results, inputs, result);
+  Face::template put<kHasToken>(results, result);
 }
 
 }  // namespace waybill::binding

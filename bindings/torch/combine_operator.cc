@@ -80,7 +80,7 @@ struct CombineV1 {
   }
   static auto call(Group& group, const CombineArgs& args) { return combine(group, args); }
   template <bool>
-  static void put(Results& results, OperatorInputs& /*in*/, Result<Tensor>& result) {
+  static void put(Results& results, Result<Tensor>& result) {
     results.add(std::move(*result));
   }
 };
@@ -124,9 +124,7 @@ struct CombineAddRmsNorm {
     return combine_add_rms_norm(group, args);
   }
   template <bool>
-  static void put(Results& results,
-                  OperatorInputs& /*in*/,
-                  Result<CombineAddRmsNormResult>& result) {
+  static void put(Results& results, Result<CombineAddRmsNormResult>& result) {
     results.add(std::move(result->y));
     results.add(std::move(result->rstd));
     results.add(std::move(result->x));

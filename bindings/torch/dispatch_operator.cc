@@ -53,7 +53,7 @@ struct DispatchV1 {
   }
   static auto call(Group& group, const DispatchArgs& args) { return dispatch(group, args); }
   template <bool>
-  static void put(Results& results, OperatorInputs& /*in*/, Result<DispatchResult>& result) {
+  static void put(Results& results, Result<DispatchResult>& result) {
     put_all(results, *result);
   }
 };

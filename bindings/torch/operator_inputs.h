@@ -21,8 +21,8 @@ class OperatorInputs {
  public:
   explicit OperatorInputs(const StableIValue* stack) noexcept : arguments_(stack) {}
 
-  /// The token of the ordered form, which nothing reads.
-  void skip_tensor() { const TorchTensor token = arguments_.tensor(); }
+  /// One that nothing reads, as the token of the ordered form.
+  void skip_tensor() { const TorchTensor unread = arguments_.tensor(); }
 
   TensorView tensor(const char* argument) { return view(argument, arguments_.tensor()); }
   std::optional<TensorView> optional_tensor(const char* argument) {

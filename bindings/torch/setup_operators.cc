@@ -45,7 +45,7 @@ struct DispatchSetup {
     return dispatch_setup(group, args);
   }
   template <bool>
-  static void put(Results& results, OperatorInputs& /*in*/, Result<DispatchSetupResult>& result) {
+  static void put(Results& results, Result<DispatchSetupResult>& result) {
     results.add(std::move(result->y));
     results.add(std::move(result->expand_idx));
     results.add(std::move(result->comm_cmd_info));
@@ -57,7 +57,7 @@ struct DispatchTeardown {
   static DispatchTeardownArgs read(OperatorInputs& in) {
     DispatchTeardownArgs args;
     args.x = in.tensor("x");
-    in.raw_tensor();  // y: nothing reads it
+    in.skip_tensor();  // y: nothing reads it
     args.common.expert_ids = in.tensor("expert_ids");
     args.comm_cmd_info = in.tensor("comm_cmd_info");
     read_group(in, args.common);
@@ -72,9 +72,7 @@ struct DispatchTeardown {
     return dispatch_teardown(group, args);
   }
   template <bool>
-  static void put(Results& results,
-                  OperatorInputs& /*in*/,
-                  Result<DispatchTeardownResult>& result) {
+  static void put(Results& results, Result<DispatchTeardownResult>& result) {
     results.add(std::move(result->expand_x));
     results.add(std::move(result->dynamic_scales));
     results.add(std::move(result->assist_info_for_combine));
@@ -100,7 +98,7 @@ struct CombineSetup {
     return combine_setup(group, args);
   }
   template <bool>
-  static void put(Results& results, OperatorInputs& /*in*/, Result<CombineSetupResult>& result) {
+  static void put(Results& results, Result<CombineSetupResult>& result) {
     results.add(std::move(result->quant_expand_x));
     results.add(std::move(result->comm_cmd_info));
   }
@@ -111,7 +109,7 @@ struct CombineTeardown {
   static CombineTeardownArgs read(OperatorInputs& in) {
     CombineTeardownArgs args;
     args.expand_x = in.tensor("expand_x");
-    in.raw_tensor();  // quant_expand_x: nothing reads it
+    in.skip_tensor();  // quant_expand_x: nothing reads it
     args.common.expert_ids = in.tensor("expert_ids");
     args.expand_idx = in.tensor("expand_idx");
     args.expert_scales = in.tensor("expert_scales");
@@ -129,7 +127,7 @@ struct CombineTeardown {
     return combine_teardown(group, args);
   }
   template <bool>
-  static void put(Results& results, OperatorInputs& /*in*/, Result<Tensor>& result) {
+  static void put(Results& results, Result<Tensor>& result) {
     results.add(std::move(*result));
   }
 };

@@ -335,6 +335,15 @@ Status Call::abandon(const Status& why) {
   return ended.ok() ? why : ended;
 }
 
+Status Call::corrupt(const std::string& who) const {
+  const std::string name = contract::name_of(op_);
+  return error(StatusCode::kInternal,
+               name,
+               "",
+               name + ": what " + who + " published cannot be (rank " +
+                   std::to_string(session_.rank()) + ")");
+}
+
 void Call::end() {
   done_ = true;
   session_.half_users[half_] = session_.scratch().members;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -71,6 +72,8 @@ class Call {
   Status finish();
   /// Waits until `readers` have read the rows that were published in place. After finish().
   Status wait_readers(const std::vector<int>& readers);
+  /// kInternal: what `who` published cannot be.
+  Status corrupt(const std::string& who) const;
   /// This rank alone failed after its signal: ends the reading and gives `why` back.
   Status abandon(const Status& why);
 

@@ -76,6 +76,7 @@ class Combine {
   Status locate_listed(int r);
   Status locate_by_occurrence();
   Status locate_occurrence(std::int64_t token, std::int64_t slot, std::int64_t position);
+  void note_source(int r);
   void place(int r, std::int64_t row, std::int64_t token, std::int64_t slot);
   bool expects(std::int64_t token, std::int64_t slot) const;
   Status check_complete();

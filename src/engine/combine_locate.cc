@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <string>
 
-#include "base/errors.h"
 #include "engine/combine.h"
 
 namespace waybill::engine {
@@ -17,6 +16,7 @@ Status Combine::locate() {
   scratch().rows.assign(places, nullptr);
   scratch().scales.assign(shape_.quantised ? places : 0, nullptr);
   scratch().received_rows.assign(static_cast<std::size_t>(num_ranks()), 0);
+  scratch().returns.clear();
   form_ = contract::kFormTriples;
   for (int r = 0; r < num_ranks(); ++r) {
     const CallHeader& header = call_.header_of(r);
@@ -26,6 +26,7 @@ Status Combine::locate() {
     if (header.agreement[contract::Agreed::kForm] == contract::kFormOccurrences) {
       form_ = contract::kFormOccurrences;
     }
+    note_source(r);
   }
   if (form_ == contract::kFormOccurrences) {
     if (shape_.form == contract::kFormUnknown) {
@@ -44,12 +45,7 @@ Status Combine::locate() {
 }
 
 Status Combine::corrupt(int r) const {
-  const std::string name = contract::name_of(call_.op());
-  return error(StatusCode::kInternal,
-               name,
-               "",
-               name + ": what rank " + std::to_string(call_.rank_of(r)) +
-                   " published cannot be (rank " + std::to_string(session_.rank()) + ")");
+  return call_.corrupt("rank " + std::to_string(call_.rank_of(r)));
 }
 
 bool Combine::is_sane(const CallHeader& header, int r) const {
@@ -66,17 +62,25 @@ bool Combine::expects(std::int64_t token, std::int64_t slot) const {
                          : pairs().token(token);
 }
 
-/// Notes that row `row` of member r belongs to (token, slot).
-void Combine::place(int r, std::int64_t row, std::int64_t token, std::int64_t slot) {
+/// Where the rows of member r begin.
+void Combine::note_source(int r) {
   const CallHeader& header = call_.header_of(r);
   const CombineLayout layout = layout_of(header, r);
   const std::byte* half = call_.half_of(r);
   const std::byte* rows =
       header.in_pool != 0 ? call_.peer_of(r).pool + header.pool_offset : half + layout.rows.offset;
+  scratch().returns.push_back({rows,
+                               half + layout.scales.offset,
+                               reinterpret_cast<const std::int32_t*>(half + layout.counts.offset)});
+}
+
+/// Notes that row `row` of member r belongs to (token, slot).
+void Combine::place(int r, std::int64_t row, std::int64_t token, std::int64_t slot) {
+  const ReturnSource& source = scratch().returns[static_cast<std::size_t>(r)];
   const auto index = static_cast<std::size_t>(token * shape_.slots() + slot);
-  scratch().rows[index] = rows + row * row_bytes();
+  scratch().rows[index] = source.rows + row * row_bytes();
   if (shape_.quantised) {
-    scratch().scales[index] = half + layout.scales.offset + row * scales_bytes();
+    scratch().scales[index] = source.scales + row * scales_bytes();
   }
 }
 
@@ -162,9 +166,7 @@ Status Combine::locate_occurrence(std::int64_t token, std::int64_t slot, std::in
     r = topology.shared_target(topology.rank, static_cast<int>(slot - shape_.k));
   }
   const CallHeader& header = call_.header_of(r);
-  const CombineLayout layout = layout_of(header, r);
-  const auto* counts =
-      reinterpret_cast<const std::int32_t*>(call_.half_of(r) + layout.counts.offset);
+  const std::int32_t* counts = scratch().returns[static_cast<std::size_t>(r)].counts;
   const std::int64_t cell = local * num_ranks() + topology.rank;
   const std::int64_t begin = cell == 0 ? 0 : counts[cell - 1];
   const std::int64_t row = begin + position;

@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "base/errors.h"
 #include "engine/combine.h"
 #include "engine/row_source.h"
 #include "numerics/kernels.h"
@@ -82,12 +81,7 @@ Status Combine::check_peer() {
   const std::int64_t window_bytes = call.peer_of(tp_.peer()).window_bytes;
   const std::int64_t offset = header.in_pool != 0 ? header.pool_offset : 0;
   if (offset < 0 || offset > window_bytes - shape_.rows * row_bytes()) {
-    const std::string name = contract::name_of(call.op());
-    return error(StatusCode::kInternal,
-                 name,
-                 "",
-                 name + ": what the TP peer published cannot be (rank " +
-                     std::to_string(session_.rank()) + ")");
+    return call.corrupt("the TP peer");
   }
   return {};
 }

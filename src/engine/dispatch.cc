@@ -157,12 +157,7 @@ bool Dispatch::is_sane(const CallHeader& header, int r) const {
 }
 
 Status Dispatch::corrupt(int r) const {
-  const std::string name = contract::name_of(call_.op());
-  return error(StatusCode::kInternal,
-               name,
-               "",
-               name + ": what " + (r < 0 ? "a rank" : "rank " + std::to_string(call_.rank_of(r))) +
-                   " published cannot be (rank " + std::to_string(session_.rank()) + ")");
+  return call_.corrupt(r < 0 ? "a rank" : "rank " + std::to_string(call_.rank_of(r)));
 }
 
 /// Every rank looks at the totals of all ranks, so that all report the same.

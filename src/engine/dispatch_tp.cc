@@ -5,7 +5,6 @@
 #include <string>
 #include <vector>
 
-#include "base/errors.h"
 #include "engine/dispatch.h"
 #include "engine/dispatch_publish.h"
 #include "engine/stopwatch.h"
@@ -67,12 +66,7 @@ Status Dispatch::append_peer() {
   const auto layout = TpDispatchLayout::of(num_ranks(), rows, shape_.quantised);
   if (rows < 0 || rows > shape_.rows_capacity || layout.end > window_bytes ||
       header.pool_offset < 0 || header.pool_offset > window_bytes - rows * row_bytes) {
-    const std::string name = contract::name_of(call.op());
-    return error(StatusCode::kInternal,
-                 name,
-                 "",
-                 name + ": what the TP peer published cannot be (rank " +
-                     std::to_string(session_.rank()) + ")");
+    return call.corrupt("the TP peer");
   }
   const char* name = contract::name_of(call.op());
   const std::int64_t all = result_.rows + rows;

@@ -35,6 +35,13 @@ struct SessionOptions {
   std::int64_t hccl_buffsize_mb = 200;
 };
 
+/// Where what a member of a combine returns begins.
+struct ReturnSource {
+  const std::byte* rows;
+  const std::byte* scales;     ///< with comm_quant_mode
+  const std::int32_t* counts;  ///< where rows are found by occurrence
+};
+
 /// Scratch of calls, kept so that a warm call does not allocate.
 struct Scratch {
   std::vector<int> members;                 ///< ranks of the current call, by their number in it
@@ -49,6 +56,7 @@ struct Scratch {
   std::vector<routing::Cell> cells;
   std::vector<std::int32_t> owner_offsets;  ///< combine: rows of this rank by their owner
   std::vector<std::int64_t> received_rows;  ///< combine: rows read from each rank
+  std::vector<ReturnSource> returns;        ///< combine: a member each
   std::vector<const std::byte*> rows;       ///< combine: where the row of (token, slot) lies
   std::vector<const std::byte*> scales;     ///< the same for comm_quant_mode's scales
 };

@@ -35,6 +35,16 @@ struct Repeated {
       : common(args), comm_alg(args.comm_alg), rows(given), quant_mode(mode) {}
 };
 
+/// Checker::fail, but kInvalidState: the argument would be right for another setup.
+Status fail_order(const contract::Checker& check,
+                  const char* argument,
+                  const std::string& expected,
+                  const std::string& got) {
+  ErrorInfo info = check.fail(argument, expected, got).info();
+  info.code = StatusCode::kInvalidState;
+  return Status(std::move(info));
+}
+
 /// kInvalidState that names the first argument in which setup and teardown differ.
 Status compare(const contract::Checker& check,
                const Repeated& setup,
@@ -44,10 +54,7 @@ Status compare(const contract::Checker& check,
                int quant_mode,
                const char* quant_name) {
   const auto differs = [&](const char* name, const std::string& expected, const std::string& got) {
-    Status status = check.fail(name, expected + " as in the setup", got);
-    ErrorInfo info = status.info();
-    info.code = StatusCode::kInvalidState;
-    return Status(std::move(info));
+    return fail_order(check, name, expected + " as in the setup", got);
   };
   const auto view = [](const TensorView& v) { return contract::describe(v); };
   if (view(setup.rows) != view(rows)) {
@@ -144,13 +151,11 @@ Status check_command(const contract::Checker& check,
   if (same) {
     return {};
   }
-  Status status = check.fail(
+  return fail_order(
+      check,
       "comm_cmd_info",
       "what the open setup of this group returned (call " + std::to_string(ticket[3]) + ")",
       "another " + contract::describe(command));
-  ErrorInfo info = status.info();
-  info.code = StatusCode::kInvalidState;
-  return Status(std::move(info));
 }
 
 class OpenDispatch final : public OpenSetup {

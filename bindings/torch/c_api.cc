@@ -133,6 +133,11 @@ WAYBILL_C_API const char* waybill_new_id() {
   return waybill::binding::keep(waybill::UniqueId::create().to_string());
 }
 
+/// Of a number that on_phase gets; "?" where there is none.
+WAYBILL_C_API const char* waybill_phase_name(int phase) {
+  return waybill::name_of(static_cast<waybill::Phase>(phase));
+}
+
 /// Collective, blocks. timeout (seconds), threads and strict (waybill::Strict): 0 for the default.
 /// on_phase may be null; it is called with waybill::Phase on the thread of the call.
 WAYBILL_C_API int waybill_connect(const char* name,

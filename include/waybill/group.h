@@ -40,10 +40,12 @@ enum class Phase : std::uint32_t {
   kIdle = 0,     ///< between calls
   kCheck,        ///< arguments and routing; nothing is published yet
   kWaitHalf,     ///< waiting until the half of the window is free
-  kPublish,      ///< writing rows into the window
+  kPublish,      ///< writing into the window: what lies where
+  kPublishRows,  ///< writing rows into the window
   kSignalled,    ///< everything published, the signal is out
   kWaitSignals,  ///< waiting for the other ranks' signals
-  kPull,         ///< reading other ranks' rows
+  kPull,         ///< reading what the other ranks published: what lies where
+  kPullRows,     ///< reading other ranks' rows
   kWaitReaders,  ///< waiting until the rows published in place have been read
   kReset,        ///< in reset
 };

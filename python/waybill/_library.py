@@ -22,7 +22,7 @@ STRICT_MODES = (None, "a2", "a3")
 FILE_NAME = "libwaybill_torch.so"
 
 PhaseHook = ctypes.CFUNCTYPE(None, c_int)
-"""Called with the number of a phase (include/waybill/group.h) on the thread of the call."""
+"""Called with the number of a phase on the thread of the call; phase_name() has its name."""
 
 
 class CallSizes(ctypes.Structure):
@@ -52,6 +52,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "waybill_machine": (c_char_p, []),
     "waybill_last_error": (c_char_p, []),
     "waybill_new_id": (c_char_p, []),
+    "waybill_phase_name": (c_char_p, [c_int]),
     "waybill_groups": (c_char_p, []),
     "waybill_connect": (
         c_int,
@@ -122,6 +123,11 @@ def machine() -> dict[str, Any]:
 
 def new_id() -> str:
     return str(_c.waybill_new_id().decode())
+
+
+def phase_name(phase: int) -> str:
+    """Where in a call a rank is: "publish", "wait-signals", ... (include/waybill/group.h)."""
+    return str(_c.waybill_phase_name(phase).decode())
 
 
 def group_names() -> list[str]:

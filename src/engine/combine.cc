@@ -150,6 +150,7 @@ Status Combine::publish() {
   }
   const Stopwatch watch;
   publish_places(*half, layout);
+  call_.enter(Phase::kPublishRows);
   if (tp_.exists()) {
     add_peer_rows(*half + layout.rows.offset);
   } else if (!in_place_) {
@@ -203,6 +204,7 @@ void Combine::copy_rows(std::byte* half, const CombineLayout& layout) {
 }
 
 Status Combine::sum() {
+  call_.enter(Phase::kPullRows);
   const Dims rows = norm_ != nullptr ? Dims{shape_.bs, 1, shape_.h} : Dims{shape_.bs, shape_.h};
   WAYBILL_RETURN_IF_ERROR(call_.make_output(outputs_.x, shape_.dtype, rows));
   if (norm_ != nullptr) {

@@ -251,6 +251,7 @@ void Dispatch::fill_counts() {
 }
 
 Status Dispatch::pull() {
+  call_.enter(Phase::kPullRows);
   const bool streaming = result_.rows * shape_.row_bytes() * num_ranks() > kStreamingBytes;
   const auto kind = streaming ? numerics::StoreKind::kStreaming : numerics::StoreKind::kOrdinary;
   std::atomic<int> bad_source{-1};

@@ -48,6 +48,7 @@ class DispatchPublisher {
 
   void run() {
     publish_routing();
+    session_.enter(Phase::kPublishRows);
     if (shape_.smooth) {
       publish_smooth_rows();
     } else {

@@ -101,12 +101,16 @@ const char* name_of(Phase phase) noexcept {
       return "wait-half";
     case Phase::kPublish:
       return "publish";
+    case Phase::kPublishRows:
+      return "publish-rows";
     case Phase::kSignalled:
       return "signalled";
     case Phase::kWaitSignals:
       return "wait-signals";
     case Phase::kPull:
       return "pull";
+    case Phase::kPullRows:
+      return "pull-rows";
     case Phase::kWaitReaders:
       return "wait-readers";
     case Phase::kReset:

@@ -128,6 +128,11 @@ void Session::enter(Phase phase, contract::Operator op) {
   }
 }
 
+void Session::enter(Phase phase) {
+  const auto op = static_cast<std::uint32_t>(page().phase.value.load(std::memory_order_relaxed));
+  enter(phase, static_cast<contract::Operator>(op));
+}
+
 void Session::post(window::Word& word, window::Stamp value) {
   word.store(value);
   window::fence_all();

@@ -127,6 +127,8 @@ class Session {
   Status check_usable(const char* op) const;
   /// Marks the phase for people and tells the hook.
   void enter(Phase phase, contract::Operator op);
+  /// The next phase of the operator that is marked.
+  void enter(Phase phase);
   /// Posts `word` of this rank's page and wakes whoever sleeps on it.
   void post(window::Word& word, window::Stamp value);
 

@@ -16,7 +16,7 @@ from torch import Tensor
 import waybill
 from local_groups import LocalGroups
 from samples import BASE, BS, COLLECTIVE, K, M, arguments_of, inputs
-from waybill import reference
+from waybill import _library, reference
 
 GroupsOf = Callable[..., LocalGroups]
 Arguments = dict[str, Any]
@@ -25,7 +25,9 @@ DISPATCH_SETUP, DISPATCH_TEARDOWN = f"{BASE}dispatch_setup", f"{BASE}dispatch_te
 COMBINE_SETUP, COMBINE_TEARDOWN = f"{BASE}combine_setup", f"{BASE}combine_teardown"
 FAMILY = (DISPATCH_SETUP, DISPATCH_TEARDOWN, COMBINE_SETUP, COMBINE_TEARDOWN)
 PAIRS = [(DISPATCH_SETUP, DISPATCH_TEARDOWN), (COMBINE_SETUP, COMBINE_TEARDOWN)]
-WAITING = {5, 6, 7}  # waybill::Phase: for signals, pulling rows, for readers
+NAMES = ("wait-signals", "pull", "pull-rows", "wait-readers")
+WAITING = {number for number in range(16) if _library.phase_name(number) in NAMES}
+"""Phases in which a call waits for others or reads their rows."""
 E = 2
 
 

@@ -161,7 +161,7 @@ Status release_group(const std::string& name, std::chrono::milliseconds timeout)
     const std::lock_guard lock(all.mutex);
     all.groups.erase(name);
   }
-  (*found)->group.close(timeout.count() < 0 ? session.options().timeout : timeout);
+  (*found)->group.close(timeout.count() < 0 ? session.timeout() : timeout);
   session.busy.store(false, std::memory_order_release);
   return {};
 }

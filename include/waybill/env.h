@@ -35,6 +35,11 @@ struct Env {
   std::optional<SimdLevel> simd;
   /// WAYBILL_STRICT: a2 or a3. Absent: none.
   Strict strict = Strict::kNone;
+  /// WAYBILL_LOG: debug. A line for each wait that sleeps (GroupOptions::log). Absent: no lines.
+  bool log_waits = false;
+  /// WAYBILL_CHECK: 1 makes this process look for damage in windows and outputs (docs/debugging.md,
+  /// "Checked mode"). 0 or absent: it does not.
+  bool checked = false;
   /// HCCL_BUFFSIZE: MiB that the windows of the vendor's products may have; read by strict modes.
   std::int64_t hccl_buffsize_mb = 200;
 

@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "waybill/env.h"
@@ -52,6 +53,8 @@ enum class Phase : std::uint32_t {
 const char* name_of(Phase phase) noexcept;
 
 struct GroupOptions {
+  /// What people call the group, at most 127 bytes: for tools that look at it from outside.
+  std::string name;
   /// How long an operator waits for a living rank. Zero: WAYBILL_TIMEOUT or 300 s. A rank whose
   /// process has ended is noticed within 2 s whatever this is.
   std::chrono::milliseconds timeout{0};
@@ -60,6 +63,9 @@ struct GroupOptions {
   int threads = 0;
   /// Address space of each half and of the pool. 0: WAYBILL_WINDOW_BYTES or 64 GiB.
   std::int64_t window_bytes = 0;
+  /// (pid, start time in clock ticks since boot, field 22 of /proc/PID/stat) of each rank, where
+  /// the program knows them: connect then notices also the end of a rank that never came.
+  std::vector<std::pair<std::int32_t, std::uint64_t>> processes;
   /// The vendor's limits on top of the contract's. kNone: WAYBILL_STRICT.
   Strict strict = Strict::kNone;
   /// Asked at least twice a second while an operator waits, on the calling thread. True ends the
@@ -67,6 +73,9 @@ struct GroupOptions {
   std::function<bool()> interrupted;
   /// Called at the start of each phase of a call, on the calling thread. For tests and tracing.
   std::function<void(Phase)> on_phase;
+  /// With WAYBILL_LOG=debug gets a line for each wait that slept: who waited for whom. Called on
+  /// the thread of the call.
+  std::function<void(const std::string&)> log;
 };
 
 /// Rows that travelled in one direction, per peer; each vector has an entry a rank, (E,).
@@ -82,6 +91,8 @@ struct GroupStats {
   std::int64_t calls = 0;      ///< numbered calls made, also those that failed
   std::int64_t completed = 0;  ///< number of the last call that ended well
   std::int64_t epoch = 0;
+  std::vector<int> absent;     ///< ranks that are not on the list of the last reset
+  std::vector<int> rejoining;  ///< ranks whose new process waits for the next reset
   Traffic dispatch;
   Traffic combine;
   std::vector<std::int64_t> wait_us;  ///< (E,) time spent waiting for each rank, microseconds
@@ -115,6 +126,14 @@ class Group {
                                int rank,
                                int world_size,
                                const GroupOptions& options = {});
+  /// Takes the place of rank `rank`, whose process has ended, in a group that was connected with
+  /// `id`. Blocks until the next reset of the ranks that live has taken this process in, which
+  /// starts a new epoch; they find `rank` in stats().rejoining until then. kTimeout: they did not
+  /// reset in time. kPeerLost: no rank of the group lives. kInvalidState: the rank's process lives.
+  static Result<Group> rejoin(const UniqueId& id,
+                              int rank,
+                              int world_size,
+                              const GroupOptions& options = {});
   /// `world_size` groups of one process, one for each of its threads. Local.
   static Result<std::vector<Group>> local(int world_size, const GroupOptions& options = {});
 
@@ -139,6 +158,9 @@ class Group {
   /// Local. Waits up to `timeout` until living peers have read what they still need, then gives the
   /// memory back. Tensors that somebody holds stay valid. Further calls are kInvalidState.
   void close(std::chrono::milliseconds timeout);
+
+  /// Local. How long calls that begin from now on wait for a living rank; > 0.
+  void set_timeout(std::chrono::milliseconds timeout);
 
   /// Local, any thread.
   GroupStats stats() const;

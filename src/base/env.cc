@@ -122,6 +122,22 @@ Status read_strict(Env& env) {
   return {};
 }
 
+Status read_debugging(Env& env) {
+  if (const char* text = std::getenv("WAYBILL_LOG"); text != nullptr && *text != '\0') {
+    if (std::strcmp(text, "debug") != 0) {
+      return bad_variable("WAYBILL_LOG", "debug", text);
+    }
+    env.log_waits = true;
+  }
+  if (const char* text = std::getenv("WAYBILL_CHECK"); text != nullptr && *text != '\0') {
+    if (std::strcmp(text, "0") != 0 && std::strcmp(text, "1") != 0) {
+      return bad_variable("WAYBILL_CHECK", "0 or 1", text);
+    }
+    env.checked = *text == '1';
+  }
+  return {};
+}
+
 }  // namespace
 
 const char* name_of(SimdLevel level) noexcept {
@@ -138,7 +154,8 @@ const char* name_of(SimdLevel level) noexcept {
 
 Result<Env> Env::from_process() {
   Env env;
-  for (Status (*read)(Env&) : {read_timeout, read_threads, read_memory, read_simd, read_strict}) {
+  for (Status (*read)(Env&) :
+       {read_timeout, read_threads, read_memory, read_simd, read_strict, read_debugging}) {
     if (Status status = read(env); !status.ok()) {
       return status;
     }

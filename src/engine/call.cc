@@ -1,12 +1,15 @@
 #include "engine/call.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <cstdio>
 #include <cstring>
 #include <string>
 #include <utility>
 
 #include "base/errors.h"
+#include "engine/whereabouts.h"
 
 namespace waybill::engine {
 namespace {
@@ -55,6 +58,7 @@ Status Call::begin() {
   stamp_ = window::stamp(session_.epoch, ++session_.number);
   half_ = session_.number % 2;
   header_.stamp = stamp_;
+  session_.page().call.value.store(stamp_, std::memory_order_relaxed);
   // Until its own are known, a call has the members of the one before.
   session_.scratch().members = session_.half_users[1 - half_];
   {
@@ -355,6 +359,9 @@ Status Call::to_status(WaitResult result, Phase phase) {
     const std::lock_guard lock(session_.stats_mutex);
     session_.counted.wait_total_us += result.waited.count();
   }
+  if (session_.options().log && !result.slept_for.empty()) {
+    log_wait(result, phase);
+  }
   if (result.end == WaitEnd::kArrived) {
     return {};
   }
@@ -366,10 +373,13 @@ Status Call::to_status(WaitResult result, Phase phase) {
   switch (result.end) {
     case WaitEnd::kArrived:
       return {};
-    case WaitEnd::kTimeout:
+    case WaitEnd::kTimeout: {
+      const std::string waited = std::to_string(timeout_.count()) + " ms" + when;
+      const std::string where = whereabouts(result.ranks);
       return fail(StatusCode::kTimeout,
-                  who + " did not come within " + std::to_string(timeout_.count()) + " ms" + when,
+                  who + " did not come within " + waited + "; " + where,
                   std::move(result.ranks));
+    }
     case WaitEnd::kLost: {
       const char* text =
           result.ranks.size() == 1 ? " has ended its process" : " have ended their processes";
@@ -385,6 +395,25 @@ Status Call::to_status(WaitResult result, Phase phase) {
       return fail(StatusCode::kInterrupted, "interrupted" + when, {});
   }
   return {};
+}
+
+std::string Call::whereabouts(const std::vector<int>& ranks) const {
+  std::vector<const window::ControlPage*> pages;
+  for (const int rank : ranks) {
+    pages.push_back(session_.peer(rank).control);
+  }
+  return describe_whereabouts(ranks, pages);
+}
+
+/// Who waited for whom, for people.
+void Call::log_wait(const WaitResult& result, Phase phase) const {
+  const double ms = static_cast<double>(result.waited.count()) / 1000;
+  std::array<char, 64> waited{};
+  std::snprintf(waited.data(), waited.size(), "%.1f ms", ms);
+  session_.options().log("waybill: rank " + std::to_string(session_.rank()) + ": " +
+                         contract::name_of(op_) + ", call " + std::to_string(session_.number) +
+                         ", epoch " + std::to_string(session_.epoch) + ": " + phase_text(phase) +
+                         ": " + waited.data() + " for " + name_ranks(result.slept_for));
 }
 
 Status Call::fail(StatusCode code, std::string message, std::vector<int> ranks) {

@@ -28,7 +28,7 @@ namespace waybill::engine {
 class Call {
  public:
   Call(Session& session, contract::Operator op) noexcept
-      : session_(session), op_(op), timeout_(session.options().timeout) {}
+      : session_(session), op_(op), timeout_(session.timeout()) {}
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
   ~Call();
@@ -118,6 +118,8 @@ class Call {
   void publish_refusal(const Status& why, std::uint32_t kind);
   void update_performance() const;
   Status to_status(WaitResult result, Phase phase);
+  std::string whereabouts(const std::vector<int>& ranks) const;
+  void log_wait(const WaitResult& result, Phase phase) const;
   Status fail(StatusCode code, std::string message, std::vector<int> ranks);
   Status compare_headers();
   bool still_valid() const;

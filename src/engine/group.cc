@@ -12,9 +12,11 @@
 #include "base/errors.h"
 #include "engine/session.h"
 #include "numerics/kernels.h"
+#include "transport/lobby.h"
 #include "transport/local.h"
 #include "transport/rendezvous.h"
 #include "transport/shm.h"
+#include "transport/socket.h"
 #include "waybill/env.h"
 #include "window/window.h"
 
@@ -56,6 +58,8 @@ Result<Resolved> resolve(const GroupOptions& options, int ranks_on_host) {
   resolved.session.kernels = env->simd ? numerics::kernels(*env->simd) : numerics::best_kernels();
   resolved.session.interrupted = options.interrupted;
   resolved.session.on_phase = options.on_phase;
+  resolved.session.log = env->log_waits ? options.log : nullptr;
+  resolved.session.checked = env->checked;
   resolved.session.strict = options.strict != Strict::kNone ? options.strict : env->strict;
   resolved.session.hccl_buffsize_mb = env->hccl_buffsize_mb;
   resolved.window_bytes = options.window_bytes > 0 ? options.window_bytes : env->window_bytes;
@@ -172,6 +176,20 @@ Group::~Group() {
 
 namespace {
 
+/// This rank's window and where it is met by processes that come later.
+Result<std::unique_ptr<transport::Lobby>> open_lobby(const std::string& id,
+                                                     const window::Window& window,
+                                                     const transport::RendezvousOptions& options,
+                                                     Descriptor listener,
+                                                     bool rejoining) {
+  auto greeter = transport::Greeter::create(
+      window, options.rank, options.world_size, options.window_bytes, rejoining);
+  if (!greeter.ok()) {
+    return greeter.status();
+  }
+  return std::make_unique<transport::Lobby>(id, std::move(*greeter), std::move(listener));
+}
+
 Result<std::unique_ptr<engine::Session>> open(const std::string& id,
                                               const std::filesystem::path* path,
                                               int rank,
@@ -184,35 +202,46 @@ Result<std::unique_ptr<engine::Session>> open(const std::string& id,
   if (!resolved.ok()) {
     return resolved.status();
   }
-  auto window = window::Window::create(resolved->window_bytes, window::MemoryBudget::process());
-  if (!window.ok()) {
-    return window.status();
-  }
   transport::RendezvousOptions meeting{id,
                                        rank,
                                        world_size,
                                        resolved->window_bytes,
                                        std::chrono::steady_clock::now() + resolved->session.timeout,
-                                       options.interrupted};
+                                       options.interrupted,
+                                       {}};
+  for (const auto& [pid, start] : options.processes) {
+    meeting.processes.push_back({pid, start});
+  }
   transport::MeetingPoint point;
   if (path != nullptr) {
-    auto met = transport::meet_at(*path, meeting);
-    if (!met.ok()) {
-      return met.status();
+    auto place = transport::meet_at(*path, meeting);
+    if (!place.ok()) {
+      return place.status();
     }
-    point = std::move(*met);
+    point = std::move(*place);
     meeting.id = point.id;
   }
-  auto handles = transport::meet(**window, meeting);
+  auto window =
+      window::Window::create(resolved->window_bytes,
+                             window::MemoryBudget::process(),
+                             window::make_identity(meeting.id, options.name, rank, world_size));
+  if (!window.ok()) {
+    return window.status();
+  }
+  auto met = transport::meet(**window, meeting);
   if (path != nullptr && rank == 0) {
     std::error_code ignored;
     std::filesystem::remove(*path, ignored);
   }
-  if (!handles.ok()) {
-    return handles.status();
+  if (!met.ok()) {
+    return met.status();
   }
-  auto transport =
-      transport::ShmTransport::create(std::move(*handles), rank, **window, resolved->window_bytes);
+  auto lobby = open_lobby(meeting.id, **window, meeting, std::move(met->listener), false);
+  if (!lobby.ok()) {
+    return lobby.status();
+  }
+  auto transport = transport::ShmTransport::create(
+      std::move(met->handles), rank, **window, resolved->window_bytes, std::move(*lobby));
   if (!transport.ok()) {
     return transport.status();
   }
@@ -244,6 +273,48 @@ Result<Group> Group::connect(const std::filesystem::path& path,
   return Group(std::move(*session));
 }
 
+Result<Group> Group::rejoin(const UniqueId& id,
+                            int rank,
+                            int world_size,
+                            const GroupOptions& options) {
+  if (Status status = check_world(rank, world_size); !status.ok()) {
+    return status;
+  }
+  auto resolved = resolve(options, world_size);
+  if (!resolved.ok()) {
+    return resolved.status();
+  }
+  const std::string text = id.to_string();
+  // Its predecessor's address: taken as long as that lives.
+  auto listener = transport::listen_at(transport::address_of(text, rank), world_size);
+  if (!listener.ok()) {
+    return listener.status();
+  }
+  auto window = window::Window::create(resolved->window_bytes,
+                                       window::MemoryBudget::process(),
+                                       window::make_identity(text, options.name, rank, world_size),
+                                       true);
+  if (!window.ok()) {
+    return window.status();
+  }
+  transport::RendezvousOptions meeting;
+  meeting.rank = rank;
+  meeting.world_size = world_size;
+  meeting.window_bytes = resolved->window_bytes;
+  auto lobby = open_lobby(text, **window, meeting, std::move(*listener), true);
+  if (!lobby.ok()) {
+    return lobby.status();
+  }
+  auto transport = transport::ShmTransport::come_back(
+      rank, world_size, **window, resolved->window_bytes, std::move(*lobby));
+  auto session = std::make_unique<engine::Session>(
+      std::move(transport), std::move(*window), rank, std::move(resolved->session));
+  if (auto members = session->reset(); !members.ok()) {
+    return members.status();
+  }
+  return Group(std::move(session));
+}
+
 Result<std::vector<Group>> Group::local(int world_size, const GroupOptions& options) {
   if (Status status = check_world(0, world_size); !status.ok()) {
     return status;
@@ -252,9 +323,12 @@ Result<std::vector<Group>> Group::local(int world_size, const GroupOptions& opti
   if (!resolved.ok()) {
     return resolved.status();
   }
+  const std::string id = UniqueId::create().to_string();
   std::vector<std::shared_ptr<window::Window>> windows;
   for (int r = 0; r < world_size; ++r) {
-    auto window = window::Window::create(resolved->window_bytes, window::MemoryBudget::process());
+    auto window = window::Window::create(resolved->window_bytes,
+                                         window::MemoryBudget::process(),
+                                         window::make_identity(id, options.name, r, world_size));
     if (!window.ok()) {
       return window.status();
     }
@@ -281,6 +355,7 @@ Result<Tensor> Group::expert_buffer(std::int64_t rows, std::int64_t hidden, DTyp
 
 Result<std::vector<int>> Group::reset() { return session_->reset(); }
 void Group::close(std::chrono::milliseconds timeout) { session_->close(timeout); }
+void Group::set_timeout(std::chrono::milliseconds timeout) { session_->set_timeout(timeout); }
 GroupStats Group::stats() const { return session_->stats(); }
 
 }  // namespace waybill

@@ -19,6 +19,8 @@ using window::ResetStage;
 constexpr const char* kName = "reset";
 constexpr std::chrono::milliseconds kPoll{1};
 constexpr std::chrono::milliseconds kGrace{2000};
+/// How often a process that comes back looks for ranks that it has not met.
+constexpr std::chrono::milliseconds kCallAgain{50};
 
 constexpr std::uint64_t pack(std::uint32_t high, std::uint32_t low) noexcept {
   return static_cast<std::uint64_t>(high) << 32 | low;
@@ -27,14 +29,24 @@ constexpr std::uint64_t pack(std::uint32_t high, std::uint32_t low) noexcept {
 /// One rank's part in the agreement on who is there (docs/protocol.md, "Reset").
 class Reset {
  public:
-  explicit Reset(Session& session) : session_(session), own_(session.page()) {}
+  explicit Reset(Session& session)
+      : session_(session), own_(session.page()), newcomer_(own_.newcomer.load() != 0) {}
 
   Result<std::vector<int>> run() {
     session_.enter(Phase::kReset, contract::Operator::kNone);
-    Status status = choose_attempt();
+    come_end_ = Clock::now() + session_.timeout();
+    Status status = meet_others();
+    if (status.ok()) {
+      status = choose_attempt();
+    }
     while (status.ok() && !concluded_) {
       join();
       status = agree();
+      if (newcomer_ && excluded_) {
+        // The others went on without it; their next reset may take it in.
+        excluded_ = false;
+        status = choose_attempt();
+      }
     }
     if (!status.ok()) {
       own_.reset.joined.store(pack(attempt_, static_cast<std::uint32_t>(ResetStage::kGaveUp)));
@@ -80,7 +92,9 @@ class Reset {
       }
       if (stage == ResetStage::kConcluded && attempt > session_.known_attempt) {
         session_.known_attempt = attempt;
-        return left_behind(attempt);
+        if (!newcomer_) {
+          return left_behind(attempt);
+        }
       }
     }
     attempt_ = under_way && latest > session_.known_attempt ? latest : latest + 1;
@@ -98,21 +112,72 @@ class Reset {
                      std::to_string(session_.rank()) + ")");
   }
 
+  /// Processes that come back are taken in only while this rank has accepted no list: what a list
+  /// means does not change under it.
+  Status meet_others() {
+    if (closer_ < 0) {
+      session_.transport().take_in();
+    }
+    if (!newcomer_ || Clock::now() - called_ < kCallAgain) {
+      return {};
+    }
+    called_ = Clock::now();
+    if (session_.transport().call_others() == 0) {
+      return error(StatusCode::kPeerLost,
+                   "connect",
+                   "",
+                   "connect: expected ranks of this group that live, got none (rank " +
+                       std::to_string(session_.rank()) + ")",
+                   others());
+    }
+    return {};
+  }
+
+  std::vector<int> others() const {
+    std::vector<int> ranks;
+    for (int r = 0; r < session_.world_size(); ++r) {
+      if (r != session_.rank()) {
+        ranks.push_back(r);
+      }
+    }
+    return ranks;
+  }
+
+  Status nobody_came() const {
+    std::vector<int> ranks = others();
+    std::string message = "connect: timed out: " + name_ranks(ranks) +
+                          " did not call reset to take this rank in (rank " +
+                          std::to_string(session_.rank()) + ")";
+    return error(StatusCode::kTimeout, "connect", "", std::move(message), std::move(ranks));
+  }
+
   void join() {
     closer_ = -1;
+    differing_ = -1;
     own_.reset.call.store(session_.number);
     own_.reset.joined.store(pack(attempt_, static_cast<std::uint32_t>(ResetStage::kGathering)));
     for (window::Word* word : {&own_.signalled, &own_.done}) {
       futex_wake_all(word->value);  // ranks that wait for this one in an old call
     }
-    gather_end_ = Clock::now() + session_.options().timeout;
+    gather_end_ = Clock::now() + session_.timeout();
   }
 
   /// Until the list of this attempt holds, or the attempt is over and the next one begins.
   Status agree() {
-    const auto end = gather_end_ + session_.options().timeout + kGrace;
+    auto end = gather_end_ + session_.timeout() + kGrace;
     const std::uint32_t attempt = attempt_;
     while (!concluded_ && attempt_ == attempt) {
+      if (Status status = meet_others(); !status.ok()) {
+        return status;
+      }
+      if (newcomer_ && !a_member_is_here()) {
+        // The time to gather begins with the first one who is not new.
+        gather_end_ = Clock::now() + session_.timeout();
+        end = gather_end_ + session_.timeout() + kGrace;
+        if (Clock::now() >= come_end_) {
+          return nobody_came();
+        }
+      }
       for (int r = 0; r < session_.world_size(); ++r) {
         if (r != session_.rank() && !concluded_) {
           look_at(r);
@@ -123,7 +188,7 @@ class Reset {
       }
       if (excluded_) {
         session_.known_attempt = attempt;
-        return left_behind(attempt);
+        return newcomer_ ? Status() : left_behind(attempt);
       }
       if (closer_ < 0 && may_close()) {
         close();
@@ -164,7 +229,7 @@ class Reset {
       return;
     }
     if (on_list(r, session_.rank())) {
-      accept(r);
+      consider(r);
     } else {
       switch (outcome(r)) {
         case Outcome::kHolds:
@@ -177,6 +242,36 @@ class Reset {
           break;
       }
     }
+  }
+
+  /// Accepts the list of r when it means the same processes as this rank does.
+  void consider(int r) {
+    if (page(r).reset.incarnations.load() == incarnations(r)) {
+      accept(r);
+      return;
+    }
+    const auto now = Clock::now();
+    if (differing_ != r) {
+      differing_ = r;
+      differing_end_ = now + kGrace;
+    } else if (now >= differing_end_) {
+      ++attempt_;
+    }
+  }
+
+  /// A hash over the members of r's list, as this rank knows their processes.
+  std::uint64_t incarnations(int r) const {
+    std::uint64_t hash = 0;
+    for (int member = 0; member < session_.world_size(); ++member) {
+      if (on_list(r, member)) {
+        hash ^= mix(page(member).identity.incarnation + static_cast<std::uint64_t>(member));
+      }
+    }
+    return hash;
+  }
+  static std::uint64_t mix(std::uint64_t value) {
+    value = (value ^ value >> 32) * 0x9e3779b97f4a7c15;
+    return (value ^ value >> 29) * 0xbf58476d1ce4e5b9;
   }
 
   bool has_list(int closer) const {
@@ -201,10 +296,23 @@ class Reset {
       }
       all_here = all_here && here;
     }
+    if (newcomer_ && !a_member_is_here()) {
+      return false;  // the group is theirs
+    }
     return all_here || Clock::now() >= gather_end_;
   }
   bool is_here(int r) const {
     return attempt_of(r) == attempt_ && stage_of(r) != ResetStage::kGaveUp;
+  }
+
+  /// Some rank that did not just come back is in this attempt.
+  bool a_member_is_here() const {
+    for (int r = 0; r < session_.world_size(); ++r) {
+      if (r != session_.rank() && lives(r) && is_here(r) && page(r).newcomer.load() == 0) {
+        return true;
+      }
+    }
+    return false;
   }
 
   void close() {
@@ -218,6 +326,7 @@ class Reset {
         call = std::max(call, static_cast<std::uint32_t>(page(r).reset.call.load()));
       }
     }
+    own_.reset.incarnations.store(incarnations(session_.rank()));
     own_.reset.list.store(pack(attempt_, call));
     accept(session_.rank());
   }
@@ -226,7 +335,7 @@ class Reset {
     closer_ = closer;
     own_.reset.accepted.store(pack(attempt_, static_cast<std::uint32_t>(closer) + 1));
     own_.reset.joined.store(pack(attempt_, static_cast<std::uint32_t>(ResetStage::kClosed)));
-    accept_end_ = Clock::now() + session_.options().timeout;
+    accept_end_ = Clock::now() + session_.timeout();
   }
 
   /// Holds when all on it have accepted it. Broken for good when one has accepted another list of
@@ -235,6 +344,10 @@ class Reset {
     bool all = true;
     for (int r = 0; r < session_.world_size(); ++r) {
       if (!on_list(closer, r)) {
+        continue;
+      }
+      if (!session_.transport().is_known(r)) {
+        all = false;
         continue;
       }
       const bool alive = lives(r);  // before the word: what a dead rank posted is final
@@ -293,6 +406,7 @@ class Reset {
     session_.number = static_cast<std::uint32_t>(page(closer_).reset.list.load());
     session_.known_attempt = attempt_;
     session_.reset_needed.clear();
+    own_.newcomer.store(0);
     const window::Stamp start = window::stamp(session_.epoch, session_.number);
     // The new epoch is out before anything of the old one is overwritten.
     session_.post(own_.signalled, start);
@@ -301,14 +415,20 @@ class Reset {
     own_.reset.joined.store(pack(attempt_, static_cast<std::uint32_t>(ResetStage::kConcluded)));
     const std::lock_guard lock(session_.stats_mutex);
     session_.counted.epoch = session_.epoch;
+    session_.counted.absent = session_.absent;
   }
 
   Session& session_;
   ControlPage& own_;
+  const bool newcomer_;  ///< this process came back under the rank of one that has ended
+  Clock::time_point come_end_;
+  Clock::time_point called_;
   Clock::time_point gather_end_;
+  Clock::time_point differing_end_;
   Clock::time_point accept_end_;
   std::uint32_t attempt_ = 0;
   int closer_ = -1;
+  int differing_ = -1;  ///< whose list means other processes than this rank knows
   bool concluded_ = false;
   bool excluded_ = false;
   std::vector<int> members_;

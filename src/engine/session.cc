@@ -38,6 +38,7 @@ Session::Session(std::unique_ptr<transport::Transport> transport,
       options_(std::move(options)),
       fork_generation_(fork_generation()),
       identity_(next_identity()),
+      timeout_ms_(options_.timeout.count()),
       workers_(options_.threads) {
   const auto ranks = static_cast<std::size_t>(world_size());
   everyone_.resize(ranks);
@@ -222,6 +223,7 @@ GroupStats Session::stats() const {
     const std::lock_guard lock(stats_mutex);
     stats = counted;
   }
+  stats.rejoining = transport_->newcomers();
   for (const window::Region& half : window_->halves) {
     stats.window_bytes += half.committed_bytes();
   }

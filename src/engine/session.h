@@ -31,6 +31,8 @@ struct SessionOptions {
   numerics::Kernels kernels;
   std::function<bool()> interrupted;
   std::function<void(Phase)> on_phase;
+  std::function<void(const std::string&)> log;  ///< empty: nothing is logged
+  bool checked = false;
   Strict strict = Strict::kNone;
   std::int64_t hccl_buffsize_mb = 200;
 };
@@ -96,6 +98,13 @@ class Session {
   window::ControlPage& page() noexcept { return *window_->control; }
   window::Pool& pool() noexcept { return window_->pool; }
   const SessionOptions& options() const noexcept { return options_; }
+  /// How long a call that begins now waits for a living rank.
+  std::chrono::milliseconds timeout() const noexcept {
+    return std::chrono::milliseconds(timeout_ms_.load(std::memory_order_relaxed));
+  }
+  void set_timeout(std::chrono::milliseconds timeout) noexcept {
+    timeout_ms_.store(timeout.count(), std::memory_order_relaxed);
+  }
   const numerics::Kernels& kernels() const noexcept { return options_.kernels; }
   Workers& workers() noexcept { return workers_; }
   Scratch& scratch() noexcept { return scratch_; }
@@ -153,6 +162,7 @@ class Session {
   const SessionOptions options_;
   const int fork_generation_;
   const std::uint64_t identity_;
+  std::atomic<std::int64_t> timeout_ms_;
   std::atomic<bool> closed_{false};
   std::vector<int> everyone_;
   Workers workers_;

@@ -96,6 +96,13 @@ class Waiter {
 
   void sleep() {
     window::Word& asleep = session_.page().asleep;
+    window::Word& waits_for = session_.page().waits_for;
+    waits_for.value.store(static_cast<std::uint64_t>(missing_.size()) << 32 |
+                              static_cast<std::uint32_t>(missing_.front() + 1),
+                          std::memory_order_relaxed);
+    if (session_.options().log && slept_for_.empty()) {
+      slept_for_ = missing_;
+    }
     const window::Word& word = word_of(missing_.front());
     asleep.value.store(1, std::memory_order_seq_cst);
     window::fence_all();
@@ -107,6 +114,7 @@ class Waiter {
       futex_wait(word.value, window::call_of(seen), slice);
     }
     asleep.value.store(0, std::memory_order_relaxed);
+    waits_for.value.store(0, std::memory_order_relaxed);
   }
 
   /// Anything but kArrived ends the wait.
@@ -168,7 +176,8 @@ class Waiter {
     }
     return {end,
             std::move(ranks),
-            std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin_)};
+            std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin_),
+            std::move(slept_for_)};
   }
 
   Session& session_;
@@ -176,6 +185,7 @@ class Waiter {
   std::vector<int>& missing_;
   const Clock::time_point begin_;
   bool waited_ = false;
+  std::vector<int> slept_for_;
 };
 
 }  // namespace

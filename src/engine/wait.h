@@ -21,6 +21,8 @@ struct WaitResult {
   WaitEnd end = WaitEnd::kArrived;
   std::vector<int> ranks;
   std::chrono::microseconds waited{0};
+  std::vector<int> slept_for;  ///< ranks whose word was missing when this rank went to sleep; only
+                               ///< where waits are logged
 };
 
 /// What to wait for: `word` of every rank in `ranks` in the epoch of `target` and at its call

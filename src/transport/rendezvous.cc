@@ -4,14 +4,12 @@
 #include <poll.h>
 #include <unistd.h>
 
-#include <cerrno>
-#include <cstring>
 #include <fstream>
-#include <span>
 #include <thread>
 #include <utility>
 
 #include "base/errors.h"
+#include "transport/hello.h"
 #include "transport/socket.h"
 
 namespace waybill::transport {
@@ -19,40 +17,12 @@ namespace {
 
 constexpr std::chrono::milliseconds kRetry{3};
 constexpr std::chrono::milliseconds kIdle{100};
+/// How often the processes of the others are looked after.
+constexpr std::chrono::milliseconds kLookAround{250};
 /// A process that connected sends its greeting at once; one that does not is a stranger.
 constexpr std::chrono::seconds kGreeting{5};
 
-struct Hello {
-  std::array<char, 8> magic{'W', 'A', 'Y', 'B', 'I', 'L', 'L', '\0'};
-  std::uint32_t layout_version = window::kLayoutVersion;
-  std::uint32_t control_bytes = sizeof(window::ControlPage);
-  std::int32_t rank = 0;
-  std::int32_t world_size = 0;
-  std::int64_t window_bytes = 0;
-};
-
-std::string address_of(const std::string& id, int rank) {
-  return "waybill-" + id + "-" + std::to_string(rank);
-}
-
 std::string alive_address(const std::string& id) { return "waybill-" + id + "-alive"; }
-
-template <typename T>
-std::span<const std::byte> bytes_of(const T& value) {
-  return std::as_bytes(std::span<const T, 1>(&value, 1));
-}
-
-Status with_rank(Status status, int rank) {
-  if (status.ok()) {
-    return status;
-  }
-  ErrorInfo info = status.info();
-  if (info.ranks.empty()) {
-    info.ranks = {rank};
-    info.message += " (rank " + std::to_string(rank) + ")";
-  }
-  return Status(std::move(info));
-}
 
 /// One rank's way through a rendezvous.
 class Meeting {
@@ -63,20 +33,30 @@ class Meeting {
         patience_{options.deadline, options.interrupted},
         sockets_(static_cast<std::size_t>(options.world_size)),
         handles_(static_cast<std::size_t>(options.world_size)),
-        greeted_(static_cast<std::size_t>(options.world_size)) {}
+        greeted_(static_cast<std::size_t>(options.world_size)) {
+    for (const ProcessId& process : options.processes) {
+      expected_.push_back(ProcessHandle::of_pid(process.pid, process.start));
+    }
+  }
 
-  Result<std::vector<PeerHandle>> run() {
+  Result<Met> run() {
     auto listener = listen_at(address_of(options_.id, options_.rank), options_.world_size);
     if (!listener.ok()) {
       return listener.status();
     }
     listener_ = std::move(*listener);
-    if (Status status = open_own_files(); !status.ok()) {
-      return status;
+    auto greeter =
+        Greeter::create(window_, options_.rank, options_.world_size, options_.window_bytes, false);
+    if (!greeter.ok()) {
+      return greeter.status();
     }
+    greeter_ = std::move(*greeter);
     greeted_[static_cast<std::size_t>(options_.rank)] = 1;
     while (!missing().empty()) {
       if (Status status = step(); !status.ok()) {
+        return status;
+      }
+      if (Status status = look_around(); !status.ok()) {
         return status;
       }
       if (patience_.expired()) {
@@ -86,24 +66,10 @@ class Meeting {
     if (Status status = confirm(); !status.ok()) {
       return status;
     }
-    return std::move(handles_);
+    return Met{std::move(handles_), std::move(listener_)};
   }
 
  private:
-  Status open_own_files() {
-    const std::array<const window::Region*, 4> regions = {
-        &window_.control_region, &window_.halves[0], &window_.halves[1], &window_.pool.region()};
-    for (std::size_t i = 0; i < regions.size(); ++i) {
-      auto fd = regions[i]->open_read_only();
-      if (!fd.ok()) {
-        return fd.status();
-      }
-      own_files_[i] = Descriptor(*fd);
-      own_numbers_[i] = own_files_[i].get();
-    }
-    return {};
-  }
-
   std::vector<int> missing() const {
     std::vector<int> ranks;
     for (int r = 0; r < options_.world_size; ++r) {
@@ -120,12 +86,44 @@ class Meeting {
     return error(StatusCode::kTimeout, "connect", "", std::move(message), std::move(ranks));
   }
 
-  Status greet(int socket) {
-    Hello hello;
-    hello.rank = options_.rank;
-    hello.world_size = options_.world_size;
-    hello.window_bytes = options_.window_bytes;
-    return send_message(socket, bytes_of(hello), own_numbers_);
+  /// The ranks whose processes are known and have ended.
+  std::vector<int> ended() const {
+    std::vector<int> ranks;
+    for (std::size_t r = 0; r < handles_.size(); ++r) {
+      const bool known = r < expected_.size() && static_cast<int>(r) != options_.rank;
+      if (handles_[r].process.has_ended() || (known && expected_[r].has_ended())) {
+        ranks.push_back(static_cast<int>(r));
+      }
+    }
+    return ranks;
+  }
+
+  Status lost(std::vector<int> ranks) const {
+    std::string message =
+        "connect: " + name_ranks(ranks) +
+        (ranks.size() == 1 ? " has ended its process" : " have ended their processes") +
+        " (in the rendezvous, rank " + std::to_string(options_.rank) + ")";
+    return error(StatusCode::kPeerLost, "connect", "", std::move(message), std::move(ranks));
+  }
+
+  Status look_around() {
+    const auto now = std::chrono::steady_clock::now();
+    if (now - looked_ < kLookAround) {
+      return {};
+    }
+    looked_ = now;
+    std::vector<int> ranks = ended();
+    return ranks.empty() ? Status() : lost(std::move(ranks));
+  }
+
+  /// The other end of a connection is gone: its process has ended, or it will come again, or time
+  /// will tell. The connection begins anew.
+  Status drop(int rank, Status why) {
+    if (why.ok() || why.code() != StatusCode::kPeerLost) {
+      return why;
+    }
+    sockets_[static_cast<std::size_t>(rank)] = Descriptor();
+    return {};
   }
 
   /// Lower ranks are called, higher ranks call.
@@ -134,22 +132,10 @@ class Meeting {
     std::vector<pollfd> polled{{listener_.get(), POLLIN, 0}};
     std::vector<int> ranks{-1};
     for (int r = 0; r < options_.rank; ++r) {
-      Descriptor& socket = sockets_[static_cast<std::size_t>(r)];
-      if (!socket) {
-        auto connection = try_connect(address_of(options_.id, r));
-        if (!connection.ok()) {
-          return with_rank(connection.status(), r);
-        }
-        socket = std::move(*connection);
-        if (socket) {
-          if (!peer_is_trusted(socket.get())) {
-            return mismatch("a process of another user", r);
-          }
-          if (Status status = greet(socket.get()); !status.ok()) {
-            return with_rank(std::move(status), r);
-          }
-        }
+      if (Status status = call(r); !status.ok()) {
+        return status;
       }
+      const Descriptor& socket = sockets_[static_cast<std::size_t>(r)];
       calling = calling || !socket;
       if (socket && greeted_[static_cast<std::size_t>(r)] == 0) {
         polled.push_back({socket.get(), POLLIN, 0});
@@ -169,6 +155,31 @@ class Meeting {
     return patience_.check();
   }
 
+  /// Connects to rank r, once it listens, and greets it.
+  Status call(int r) {
+    Descriptor& socket = sockets_[static_cast<std::size_t>(r)];
+    if (socket) {
+      return {};
+    }
+    auto connection = try_connect(address_of(options_.id, r));
+    if (!connection.ok()) {
+      return connection.status();
+    }
+    socket = std::move(*connection);
+    if (!socket) {
+      return {};
+    }
+    if (!peer_is_trusted(socket.get())) {
+      return error(StatusCode::kMismatch,
+                   "connect",
+                   "",
+                   "connect: expected a process of this user as rank " + std::to_string(r) +
+                       ", got one of another user",
+                   {r});
+    }
+    return drop(r, greeter_.greet(socket.get()));
+  }
+
   Status accept_caller() {
     auto connection = accept_one(listener_.get(), patience_);
     if (!connection.ok() || !*connection) {
@@ -177,76 +188,58 @@ class Meeting {
     if (!peer_is_trusted(connection->get())) {
       return {};  // a stranger: hang up
     }
-    Hello hello;
-    std::array<Descriptor, kPassedFiles> files;
-    Status status = read_hello(connection->get(), hello, files);
-    if (status.code() == StatusCode::kTimeout || status.code() == StatusCode::kPeerLost) {
+    PeerHandle peer;
+    auto hello = read_hello(connection->get(), peer);
+    if (hello.status().code() == StatusCode::kTimeout ||
+        hello.status().code() == StatusCode::kPeerLost) {
       return {};
     }
-    if (!status.ok()) {
-      return status;
+    if (!hello.ok()) {
+      return hello.status();
     }
-    if (hello.rank <= options_.rank || hello.rank >= options_.world_size) {
-      return mismatch("rank " + std::to_string(hello.rank), hello.rank);
+    if (hello->rank <= options_.rank || hello->rejoining != 0) {
+      return error(StatusCode::kMismatch,
+                   "connect",
+                   "rank",
+                   "connect: expected ranks above " + std::to_string(options_.rank) +
+                       " that connect for the first time, got rank " + std::to_string(hello->rank),
+                   {hello->rank});
     }
-    if (status = greet(connection->get()); !status.ok()) {
-      return with_rank(std::move(status), hello.rank);
-    }
-    Descriptor& socket = sockets_[static_cast<std::size_t>(hello.rank)];
-    socket = std::move(*connection);
-    keep(hello, std::move(files), socket.get());
-    return {};
+    const int rank = hello->rank;
+    sockets_[static_cast<std::size_t>(rank)] = std::move(*connection);
+    keep(rank, std::move(peer));
+    Status status = drop(rank, greeter_.greet(sockets_[static_cast<std::size_t>(rank)].get()));
+    greeted_[static_cast<std::size_t>(rank)] = sockets_[static_cast<std::size_t>(rank)] ? 1 : 0;
+    return status;
   }
 
   Status receive_hello(int rank) {
-    Hello hello;
-    std::array<Descriptor, kPassedFiles> files;
-    const int socket = sockets_[static_cast<std::size_t>(rank)].get();
-    if (Status status = read_hello(socket, hello, files); !status.ok()) {
-      return with_rank(std::move(status), rank);
+    PeerHandle peer;
+    auto hello = read_hello(sockets_[static_cast<std::size_t>(rank)].get(), peer);
+    if (!hello.ok()) {
+      return drop(rank, hello.status());
     }
-    if (hello.rank != rank) {
-      return mismatch("rank " + std::to_string(hello.rank), rank);
+    if (hello->rank != rank) {
+      return error(StatusCode::kMismatch,
+                   "connect",
+                   "rank",
+                   "connect: expected rank " + std::to_string(rank) + ", got rank " +
+                       std::to_string(hello->rank),
+                   {rank});
     }
-    keep(hello, std::move(files), socket);
+    keep(rank, std::move(peer));
     return {};
   }
 
-  Status read_hello(int socket, Hello& hello, std::array<Descriptor, kPassedFiles>& files) {
+  Result<Hello> read_hello(int socket, PeerHandle& peer) {
     Patience patience = patience_;
     patience.deadline = std::min(patience.deadline, std::chrono::steady_clock::now() + kGreeting);
-    if (Status status = receive_message(
-            socket, std::as_writable_bytes(std::span<Hello, 1>(&hello, 1)), &files, patience);
-        !status.ok()) {
-      return status;
-    }
-    const Hello expected;
-    if (hello.magic != expected.magic || hello.layout_version != expected.layout_version ||
-        hello.control_bytes != expected.control_bytes) {
-      return mismatch("another version of Waybill", hello.rank);
-    }
-    if (hello.world_size != options_.world_size) {
-      return mismatch("world_size " + std::to_string(hello.world_size), hello.rank);
-    }
-    return {};
+    return greeter_.read(socket, peer, patience);
   }
 
-  Status mismatch(const std::string& got, int rank) const {
-    return error(StatusCode::kMismatch,
-                 "connect",
-                 "world_size",
-                 "connect: expected ranks below world_size " + std::to_string(options_.world_size) +
-                     " of this version of Waybill, got " + got + " from rank " +
-                     std::to_string(rank),
-                 {rank});
-  }
-
-  void keep(const Hello& hello, std::array<Descriptor, kPassedFiles> files, int socket) {
-    const auto r = static_cast<std::size_t>(hello.rank);
-    handles_[r].process = ProcessHandle::of_peer(socket);
-    handles_[r].files = std::move(files);
-    handles_[r].window_bytes = hello.window_bytes;
-    greeted_[r] = 1;
+  void keep(int rank, PeerHandle peer) {
+    handles_[static_cast<std::size_t>(rank)] = std::move(peer);
+    greeted_[static_cast<std::size_t>(rank)] = 1;
   }
 
   /// Nobody leaves before everybody has what it needs.
@@ -265,33 +258,56 @@ class Meeting {
       if (!socket) {
         continue;
       }
-      std::byte answer{};
-      Status status = receive_message(socket.get(), {&answer, 1}, nullptr, patience_);
-      if (status.code() == StatusCode::kTimeout) {
-        return timed_out({r});
-      }
-      if (!status.ok()) {
-        return with_rank(std::move(status), r);
+      if (Status status = confirmed_by(r, socket.get()); !status.ok()) {
+        return status;
       }
     }
     return {};
+  }
+
+  Status confirmed_by(int r, int socket) {
+    while (true) {
+      Patience patience = patience_;
+      patience.deadline =
+          std::min(patience.deadline, std::chrono::steady_clock::now() + kLookAround);
+      std::byte answer{};
+      Status status = receive_message(socket, {&answer, 1}, nullptr, patience);
+      if (status.ok()) {
+        return status;
+      }
+      std::vector<int> gone = ended();
+      if (status.code() == StatusCode::kPeerLost && gone.empty()) {
+        // Whoever gave up may have seen an end that this rank has not.
+        std::this_thread::sleep_for(kIdle);
+        gone = ended();
+      }
+      if (!gone.empty()) {
+        return lost(std::move(gone));
+      }
+      if (status.code() == StatusCode::kPeerLost || patience_.expired()) {
+        return timed_out({r});
+      }
+      if (status.code() != StatusCode::kTimeout) {
+        return status;
+      }
+    }
   }
 
   const window::Window& window_;
   const RendezvousOptions& options_;
   Patience patience_;
   Descriptor listener_;
-  std::array<Descriptor, kPassedFiles> own_files_;
-  std::array<int, kPassedFiles> own_numbers_{};
+  Greeter greeter_;
   std::vector<Descriptor> sockets_;
   std::vector<PeerHandle> handles_;
+  std::vector<ProcessHandle> expected_;
   std::vector<char> greeted_;
+  std::chrono::steady_clock::time_point looked_;
 };
 
 }  // namespace
 
-Result<std::vector<PeerHandle>> meet(const window::Window& window,
-                                     const RendezvousOptions& options) {
+Result<Met> meet(const window::Window& window, const RendezvousOptions& options) {
   return Meeting(window, options).run();
 }
 

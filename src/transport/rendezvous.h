@@ -1,6 +1,5 @@
 #pragma once
 
-#include <array>
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
@@ -9,18 +8,16 @@
 #include <vector>
 
 #include "base/descriptor.h"
-#include "transport/process.h"
+#include "transport/hello.h"
 #include "waybill/status.h"
 #include "window/window.h"
 
 namespace waybill::transport {
 
-/// What a rank learns of another one.
-struct PeerHandle {
-  ProcessHandle process;
-  /// Read-only descriptors: control page, two halves, pool.
-  std::array<Descriptor, 4> files;
-  std::int64_t window_bytes = 0;
+/// Names a process of this host for good.
+struct ProcessId {
+  pid_t pid = 0;
+  std::uint64_t start = 0;  ///< see base/process_start.h
 };
 
 struct RendezvousOptions {
@@ -30,14 +27,20 @@ struct RendezvousOptions {
   std::int64_t window_bytes = 0;
   std::chrono::steady_clock::time_point deadline;
   std::function<bool()> interrupted;
+  /// Of each rank, where the program knows them: their end is noticed also before they came.
+  std::vector<ProcessId> processes;
+};
+
+struct Met {
+  std::vector<PeerHandle> handles;  ///< the entry of this rank itself is empty
+  Descriptor listener;              ///< at address_of(id, rank); whoever comes later comes here
 };
 
 /// Meets all ranks of the group on this host over abstract Unix sockets and exchanges descriptors.
 /// Collective and blocking: returns on every rank once all have everything, or an error that names
-/// who did not come. Processes of another user are turned away. Nothing appears in the file system.
-/// The entry of this rank itself is empty.
-Result<std::vector<PeerHandle>> meet(const window::Window& window,
-                                     const RendezvousOptions& options);
+/// who did not come (kTimeout) or whose process has ended (kPeerLost, within 2 s). Processes of
+/// another user are turned away. Nothing appears in the file system.
+Result<Met> meet(const window::Window& window, const RendezvousOptions& options);
 
 /// Where ranks that know only a path meet.
 struct MeetingPoint {

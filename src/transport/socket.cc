@@ -146,10 +146,10 @@ Status send_message(int socket, std::span<const std::byte> bytes, std::span<cons
   return system_error("sendmsg");
 }
 
-Status receive_message(int socket,
-                       std::span<std::byte> bytes,
-                       std::array<Descriptor, kPassedFiles>* files,
-                       const Patience& patience) {
+Result<std::size_t> receive_some(int socket,
+                                 std::span<std::byte> bytes,
+                                 std::array<Descriptor, kPassedFiles>* files,
+                                 const Patience& patience) {
   if (Status status = wait_readable(socket, patience); !status.ok()) {
     return status;
   }
@@ -182,7 +182,19 @@ Status receive_message(int socket,
       }
     }
   }
-  if (static_cast<std::size_t>(received) != bytes.size() || (message.msg_flags & MSG_TRUNC) != 0) {
+  const bool longer = (message.msg_flags & MSG_TRUNC) != 0;
+  return static_cast<std::size_t>(received) + (longer ? 1 : 0);
+}
+
+Status receive_message(int socket,
+                       std::span<std::byte> bytes,
+                       std::array<Descriptor, kPassedFiles>* files,
+                       const Patience& patience) {
+  auto received = receive_some(socket, bytes, files, patience);
+  if (!received.ok()) {
+    return received.status();
+  }
+  if (*received != bytes.size()) {
     return error(
         StatusCode::kMismatch, "connect", "", "connect: a rank of another version of Waybill came");
   }

@@ -36,6 +36,12 @@ bool peer_is_trusted(int socket) noexcept;
 
 /// Sends the bytes as one message, with descriptors where given.
 Status send_message(int socket, std::span<const std::byte> bytes, std::span<const int> files);
+/// Receives a message, of which `bytes` takes a first part, and up to kPassedFiles descriptors; its
+/// size, at most that of `bytes` + 1. Errors as receive_message().
+Result<std::size_t> receive_some(int socket,
+                                 std::span<std::byte> bytes,
+                                 std::array<Descriptor, kPassedFiles>* files,
+                                 const Patience& patience);
 /// Receives a message of exactly this size and up to kPassedFiles descriptors. kTimeout when the
 /// patience ended, kPeerLost when the other end is gone.
 Status receive_message(int socket,

@@ -20,7 +20,7 @@ struct PeerMemory {
 };
 
 /// Makes the windows of a group readable. Knows nothing of what is in them.
-/// Thread rule: has_ended() from one thread at a time, the rest from any.
+/// Thread rule: newcomers() from any thread, the rest from one at a time.
 class Transport {
  public:
   Transport() = default;
@@ -33,6 +33,17 @@ class Transport {
   const PeerMemory& peer(int rank) const noexcept { return peers_[static_cast<std::size_t>(rank)]; }
   /// True once the process of `rank` has ended. Never blocks.
   virtual bool has_ended(int rank) noexcept = 0;
+  /// False for a rank that this process, itself come back, has not met yet; it counts as ended.
+  virtual bool is_known(int) const noexcept { return true; }
+
+  /// Ranks whose process has ended and whose next one waits to be taken in.
+  virtual std::vector<int> newcomers() { return {}; }
+  /// Takes in whoever waits under the rank of a process that has ended: peer(rank) is the new one's
+  /// memory from now on. Only while nothing of the old one is read. True when somebody came.
+  virtual bool take_in() { return false; }
+  /// Of a process that comes back: calls the ranks it has not met. The number of ranks that are
+  /// there, met or not.
+  virtual int call_others() { return 0; }
   /// Ranks that share this host's cores.
   virtual int ranks_on_host() const noexcept { return world_size(); }
 

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "contract/agreement.h"
+#include "window/identity.h"
 #include "window/words.h"
 
 namespace waybill::window {
@@ -52,28 +53,30 @@ enum class ResetStage : std::uint32_t {
 /// A rank's part of the agreement on who is there. Attempts are numbered through the life of the
 /// group; attempt a, if its list holds, starts epoch a + 1.
 struct ResetPosts {
-  Word joined;    ///< attempt in the high half, ResetStage in the low half
-  Word call;      ///< number of this rank's last call
-  Word list;      ///< closer: attempt in the high half, common call number in the low half
-  Word accepted;  ///< attempt in the high half, accepted closer + 1 in the low half
+  Word joined;        ///< attempt in the high half, ResetStage in the low half
+  Word call;          ///< number of this rank's last call
+  Word list;          ///< closer: attempt in the high half, common call number in the low half
+  Word accepted;      ///< attempt in the high half, accepted closer + 1 in the low half
+  Word incarnations;  ///< closer: a hash over the members and their incarnations
   std::array<std::atomic<std::uint64_t>, kMaxRanks / 64> members{};  ///< closer: a bit a rank
 };
 
-/// The page of a rank that never moves. Peers map it read-only.
+/// The page of a rank that never moves. Peers map it read-only. A new process under an old rank
+/// brings a new page, which peers take at a change of epoch.
 struct ControlPage {
+  Identity identity;
   Word signalled;    ///< all that this call publishes is there
   Word done;         ///< this rank's last read of the call is over, also when it failed
   Word left;         ///< this rank gave the call up: what it published may be overwritten
   Word asleep;       ///< not 0 while this rank sleeps on a peer's word
+  Word newcomer;     ///< not 0 until a process that came back is in its first epoch
+  Word call;         ///< epoch and number of the call that this rank makes or last made
+  Word waits_for;    ///< of a wait that sleeps: missing ranks, high half, and the first one + 1
   Word phase;        ///< Phase in the high half, operator in the low half: for people
   Word phase_since;  ///< when the phase began, nanoseconds of CLOCK_MONOTONIC
   ResetPosts reset;
   alignas(64) std::array<CallHeader, 2> headers;
 };
 static_assert(std::is_standard_layout_v<ControlPage>);
-
-/// Changes whenever ControlPage, CallHeader or a layout changes its meaning: ranks that differ do
-/// not connect.
-inline constexpr std::uint32_t kLayoutVersion = 2;
 
 }  // namespace waybill::window

@@ -25,13 +25,54 @@ constexpr int kPopulateWrite = 23;  // Linux 5.14
 constexpr int kPopulateWrite = MADV_POPULATE_WRITE;
 #endif
 
+/// Also the unit of huge pages, by which regions are aligned.
+constexpr std::int64_t kGuard = std::int64_t{2} << 20;
+
+/// The file between two stretches of address space that fault on every access; null with errno.
+std::byte* map_guarded(int fd, std::int64_t bytes, int protection) {
+  const auto reserved = static_cast<std::size_t>(bytes + 3 * kGuard);
+  void* whole =
+      mmap(nullptr, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (whole == MAP_FAILED) {
+    return nullptr;
+  }
+  auto* const begin = static_cast<std::byte*>(whole);
+  const auto past = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(whole) %
+                                              static_cast<std::uintptr_t>(kGuard));
+  std::byte* const data = begin + (past == 0 ? kGuard : 2 * kGuard - past);
+  std::byte* const end = data + bytes + kGuard;
+  if (data - kGuard > begin) {
+    munmap(begin, static_cast<std::size_t>(data - kGuard - begin));
+  }
+  munmap(end, static_cast<std::size_t>(begin + reserved - end));
+  if (mmap(data,
+           static_cast<std::size_t>(bytes),
+           protection,
+           MAP_SHARED | MAP_NORESERVE | MAP_FIXED,
+           fd,
+           0) == MAP_FAILED) {
+    const int map_errno = errno;
+    munmap(data - kGuard, static_cast<std::size_t>(bytes + 2 * kGuard));
+    errno = map_errno;
+    return nullptr;
+  }
+  return data;
+}
+
+void unmap_guarded(const std::byte* data, std::int64_t bytes) noexcept {
+  munmap(const_cast<std::byte*>(data) - kGuard, static_cast<std::size_t>(bytes + 2 * kGuard));
+}
+
 }  // namespace
 
-Result<Region> Region::create(std::string purpose, std::int64_t bytes, MemoryBudget& budget) {
+Result<Region> Region::create(std::string purpose,
+                              std::int64_t bytes,
+                              MemoryBudget& budget,
+                              const char* file) {
   Region region;
   region.purpose_ = std::move(purpose);
   region.budget_ = &budget;
-  region.fd_ = memfd_create("waybill", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  region.fd_ = memfd_create(file, MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (region.fd_ < 0) {
     return system_error("memfd_create for " + region.purpose_);
   }
@@ -41,17 +82,11 @@ Result<Region> Region::create(std::string purpose, std::int64_t bytes, MemoryBud
     return system_error("a memory file of " + std::to_string(bytes) + " bytes for " +
                         region.purpose_);
   }
-  void* address = mmap(nullptr,
-                       static_cast<std::size_t>(bytes),
-                       PROT_READ | PROT_WRITE,
-                       MAP_SHARED | MAP_NORESERVE,
-                       region.fd_,
-                       0);
-  if (address == MAP_FAILED) {
+  region.data_ = map_guarded(region.fd_, bytes, PROT_READ | PROT_WRITE);
+  if (region.data_ == nullptr) {
     return system_error("address space of " + std::to_string(bytes) + " bytes for " +
                         region.purpose_ + " (WAYBILL_WINDOW_BYTES makes it smaller)");
   }
-  region.data_ = static_cast<std::byte*>(address);
   region.size_bytes_ = bytes;
   region.pages_.resize(static_cast<std::size_t>((bytes / kGranule + 63) / 64));
   return region;
@@ -59,7 +94,7 @@ Result<Region> Region::create(std::string purpose, std::int64_t bytes, MemoryBud
 
 Region::~Region() {
   if (data_ != nullptr) {
-    munmap(data_, static_cast<std::size_t>(size_bytes_));
+    unmap_guarded(data_, size_bytes_);
   }
   if (fd_ >= 0) {
     close(fd_);
@@ -181,17 +216,15 @@ Result<PeerMapping> PeerMapping::map(int fd, std::int64_t bytes) {
                  "a peer's window is " + std::to_string(file.st_size) + " bytes, said to be " +
                      std::to_string(bytes));
   }
-  void* address =
-      mmap(nullptr, static_cast<std::size_t>(bytes), PROT_READ, MAP_SHARED | MAP_NORESERVE, fd, 0);
+  PeerMapping mapping;
+  mapping.data_ = map_guarded(fd, bytes, PROT_READ);
   const int map_errno = errno;
   close(fd);
-  if (address == MAP_FAILED) {
+  if (mapping.data_ == nullptr) {
     errno = map_errno;
     return system_error("mapping " + std::to_string(bytes) +
                         " bytes of a peer's window (WAYBILL_WINDOW_BYTES makes it smaller)");
   }
-  PeerMapping mapping;
-  mapping.data_ = static_cast<const std::byte*>(address);
   mapping.size_bytes_ = bytes;
   return mapping;
 }
@@ -207,7 +240,7 @@ PeerMapping& PeerMapping::operator=(PeerMapping&& other) noexcept {
 
 PeerMapping::~PeerMapping() {
   if (data_ != nullptr) {
-    munmap(const_cast<std::byte*>(data_), static_cast<std::size_t>(size_bytes_));
+    unmap_guarded(data_, size_bytes_);
   }
 }
 

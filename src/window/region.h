@@ -17,8 +17,12 @@ inline constexpr std::int64_t kGranule = 64 << 10;
 /// where commit() was called. Owner: one rank, one thread at a time; peers map it read-only.
 class Region {
  public:
-  /// `bytes` of address space, a multiple of kGranule. `purpose` is used in errors.
-  static Result<Region> create(std::string purpose, std::int64_t bytes, MemoryBudget& budget);
+  /// `bytes` of address space, a multiple of kGranule, between two pages that nobody can touch.
+  /// `purpose` is used in errors, `file` names the memory file for tools.
+  static Result<Region> create(std::string purpose,
+                               std::int64_t bytes,
+                               MemoryBudget& budget,
+                               const char* file = "waybill");
   Region() noexcept = default;
   Region(Region&& other) noexcept { swap(other); }
   Region& operator=(Region&& other) noexcept {

@@ -5,8 +5,11 @@
 
 namespace waybill::window {
 
-Result<std::unique_ptr<Window>> Window::create(std::int64_t bytes, MemoryBudget& budget) {
-  auto control = Region::create("the control page", kControlBytes, budget);
+Result<std::unique_ptr<Window>> Window::create(std::int64_t bytes,
+                                               MemoryBudget& budget,
+                                               const Identity& identity,
+                                               bool newcomer) {
+  auto control = Region::create("the control page", kControlBytes, budget, kControlFile);
   auto first = Region::create("the window", bytes, budget);
   auto second = Region::create("the window", bytes, budget);
   auto pool = Pool::create(bytes, budget);
@@ -19,8 +22,13 @@ Result<std::unique_ptr<Window>> Window::create(std::int64_t bytes, MemoryBudget&
     return status;
   }
   auto* page = new (control->data()) ControlPage();
-  page->signalled.store(stamp(1, 0));
-  page->done.store(stamp(1, 0));
+  page->identity = identity;
+  if (newcomer) {
+    page->newcomer.store(1);
+  } else {
+    page->signalled.store(stamp(1, 0));
+    page->done.store(stamp(1, 0));
+  }
   return std::unique_ptr<Window>(new Window{
       std::move(*control), page, {std::move(*first), std::move(*second)}, std::move(*pool)});
 }

@@ -15,6 +15,9 @@ namespace waybill::window {
 inline constexpr std::int64_t kControlBytes =
     (static_cast<std::int64_t>(sizeof(ControlPage)) + kGranule - 1) / kGranule * kGranule;
 
+/// Name of the memory file of a control page, by which tools find groups (transport/inspect.h).
+inline constexpr const char* kControlFile = "waybill-control";
+
 /// All memory of one rank that peers can read: control page, two halves, pool.
 /// Owner: the rank's Session. Freed when the session and, for the pool, the last buffer is gone.
 struct Window {
@@ -23,8 +26,12 @@ struct Window {
   std::array<Region, 2> halves;
   Pool pool;
 
-  /// `bytes` of address space for each half and for the pool. The words begin at (epoch 1, call 0).
-  static Result<std::unique_ptr<Window>> create(std::int64_t bytes, MemoryBudget& budget);
+  /// `bytes` of address space for each half and for the pool. The words begin at (epoch 1, call 0),
+  /// for a newcomer before every epoch.
+  static Result<std::unique_ptr<Window>> create(std::int64_t bytes,
+                                                MemoryBudget& budget,
+                                                const Identity& identity = {},
+                                                bool newcomer = false);
 };
 
 }  // namespace waybill::window

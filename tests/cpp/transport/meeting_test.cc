@@ -4,10 +4,13 @@
 
 #include <array>
 #include <cerrno>
+#include <csignal>
+#include <span>
 #include <memory>
 #include <string>
 #include <utility>
 
+#include "base/process_start.h"
 #include "sockets.h"
 #include "support/processes.h"
 #include "transport/rendezvous.h"
@@ -30,12 +33,7 @@ RendezvousOptions options_for(const std::string& id,
                               int rank,
                               int world_size,
                               std::chrono::milliseconds limit = kLimit) {
-  return {id, rank, world_size, kWindowBytes, std::chrono::steady_clock::now() + limit, {}};
-}
-
-/// Where a rank listens.
-std::string address_of(const std::string& id, int rank) {
-  return "waybill-" + id + "-" + std::to_string(rank);
+  return {id, rank, world_size, kWindowBytes, std::chrono::steady_clock::now() + limit, {}, {}};
 }
 
 std::unique_ptr<window::Window> make_window() {
@@ -80,12 +78,12 @@ TEST(Meeting, PeersReadEachOthersWindowsAndCannotWriteThem) {
       return handles.status().message();
     }
     const int other = 1 - rank;
-    const int file = (*handles)[static_cast<std::size_t>(other)].files[1].get();
+    const int file = handles->handles[static_cast<std::size_t>(other)].files[1].get();
     void* writable = mmap(nullptr, kGranule, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
     if (writable != MAP_FAILED || ftruncate(file, 0) == 0) {
       return "the file can be written";
     }
-    auto transport = ShmTransport::create(std::move(*handles), rank, *window, kWindowBytes);
+    auto transport = ShmTransport::create(std::move(handles->handles), rank, *window, kWindowBytes);
     if (!transport.ok()) {
       return transport.status().message();
     }
@@ -119,7 +117,7 @@ TEST(Meeting, WhatADeadRankPublishedCanBeRead) {
     if (rank == 1) {
       return "left";
     }
-    auto transport = ShmTransport::create(std::move(*handles), rank, *window, kWindowBytes);
+    auto transport = ShmTransport::create(std::move(handles->handles), rank, *window, kWindowBytes);
     for (const Patience patience = much_patience(); !(*transport)->has_ended(1);) {
       if (patience.expired()) {
         return "never ended";
@@ -194,6 +192,56 @@ TEST(Meeting, AGreetingOfAnotherVersionIsAnError) {
   });
   ASSERT_TRUE(processes.join(kLimit));
   EXPECT_EQ(processes.text(0), "Mismatch");
+}
+
+TEST(Meeting, NamesTheVersionOfTheLibrary) {
+  const std::string id = UniqueId::create().to_string();
+  Processes processes(2, [&](int place) -> std::string {
+    if (place == 0) {
+      const auto window = make_window();
+      return meet(*window, options_for(id, 0, 2)).status().message();
+    }
+    const Descriptor connection = connect_to(address_of(id, 0));
+    Hello hello;
+    hello.version = {'9', '.', '8', '.', '7'};
+    hello.rank = 1;
+    hello.world_size = 2;
+    return name_of(send_message(connection.get(), std::as_bytes(std::span(&hello, 1)), {}).code());
+  });
+  ASSERT_TRUE(processes.join(kLimit));
+  EXPECT_NE(processes.text(0).find("got version 9.8.7"), std::string::npos) << processes.text(0);
+  EXPECT_NE(processes.text(0).find("from rank 1"), std::string::npos) << processes.text(0);
+}
+
+TEST(Meeting, NoticesTheEndOfARankThatHadCome) {
+  const std::string id = UniqueId::create().to_string();
+  Processes processes(2, [&](int place) -> std::string {
+    if (place == 1) {
+      meet_alone(id, 1, 3);  // killed while it waits for rank 2
+      return "";
+    }
+    set_step(0);
+    return meet_alone(id, 0, 3);
+  });
+  ASSERT_TRUE(processes.wait_step(0, 1, kLimit));
+  std::this_thread::sleep_for(100ms);
+  processes.send(1, SIGKILL);
+  const auto begin = std::chrono::steady_clock::now();
+  ASSERT_TRUE(processes.join(0, kLimit));
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 10s);
+  EXPECT_EQ(processes.text(0), "PeerLost 1");
+}
+
+TEST(Meeting, NoticesTheEndOfARankThatNeverCame) {
+  const std::string id = UniqueId::create().to_string();
+  Processes gone(1, [](int) -> std::string { return std::to_string(process_start(getpid())); });
+  ASSERT_TRUE(gone.join(kLimit));
+  const ProcessId ended{gone.pid(0), std::stoull(gone.text(0))};
+  const ProcessId living{getpid(), process_start(getpid())};
+  auto options = options_for(id, 0, 3);
+  options.processes = {living, living, ended};
+  const auto window = make_window();
+  EXPECT_EQ(text_of(meet(*window, options).status()), "PeerLost 2");
 }
 
 TEST(Meeting, OfOneRankNeedsNobody) {

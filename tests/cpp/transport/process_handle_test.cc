@@ -8,6 +8,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/process_start.h"
 #include "sockets.h"
 #include "support/processes.h"
 #include "transport/process.h"
@@ -30,7 +31,7 @@ struct Child {
     auto accepted = accept_one(listener.get(), much_patience());
     EXPECT_TRUE(accepted.ok() && *accepted);
     connection = std::move(*accepted);
-    handle = ProcessHandle::of_peer(connection.get());
+    handle = ProcessHandle::of_peer(connection.get(), 0);
   }
 
   Descriptor listener;
@@ -79,7 +80,7 @@ TEST(ProcessHandle, OfAPeerThatEndedBeforehandHasEnded) {
   ASSERT_TRUE(processes.join(30s));
   auto accepted = accept_one(listener.get(), much_patience());
   ASSERT_TRUE(accepted.ok() && *accepted);
-  EXPECT_TRUE(ProcessHandle::of_peer(accepted->get()).has_ended());
+  EXPECT_TRUE(ProcessHandle::of_peer(accepted->get(), 0).has_ended());
 }
 
 TEST(ProcessHandle, MovesWithWhatItHolds) {
@@ -89,6 +90,36 @@ TEST(ProcessHandle, MovesWithWhatItHolds) {
   child.processes.send(0, SIGKILL);
   wait_for_end(moved.pid());
   EXPECT_TRUE(moved.has_ended());
+}
+
+TEST(ProcessHandle, AReusedPidIsAnotherProcess) {
+  const std::uint64_t start = process_start(getpid());
+  ASSERT_GT(start, 0U);
+  EXPECT_FALSE(ProcessHandle::of_pid(getpid(), start).has_ended());
+  EXPECT_FALSE(ProcessHandle::of_pid(getpid(), 0).has_ended()) << "not known";
+  EXPECT_TRUE(ProcessHandle::of_pid(getpid(), start - 1).has_ended());
+}
+
+TEST(ProcessHandle, OfAPidIsThatProcess) {
+  Child child;
+  const pid_t pid = child.processes.pid(0);
+  const ProcessHandle handle = ProcessHandle::of_pid(pid, process_start(pid));
+  EXPECT_FALSE(handle.has_ended());
+  child.processes.send(0, SIGKILL);
+  wait_for_end(pid);
+  EXPECT_TRUE(handle.has_ended());
+  ASSERT_TRUE(child.processes.join(30s));
+  EXPECT_TRUE(ProcessHandle::of_pid(pid, 0).has_ended());
+}
+
+TEST(ProcessHandle, OfASocketEndsWithTheOtherEnd) {
+  Child child;
+  const ProcessHandle handle = ProcessHandle::of_socket(child.connection.get());
+  child.connection = Descriptor();
+  EXPECT_FALSE(handle.has_ended()) << "it keeps a duplicate";
+  child.processes.send(0, SIGKILL);
+  ASSERT_TRUE(child.processes.join(30s));
+  EXPECT_TRUE(handle.has_ended());
 }
 
 TEST(ProcessHandle, AnEmptyOneNeverEnds) {
@@ -101,7 +132,7 @@ TEST(ProcessHandle, OfThisProcessLives) {
   const std::string address = new_address();
   const Descriptor listener = std::move(*listen_at(address, 1));
   const Descriptor connection = connect_to(address);
-  const ProcessHandle self = ProcessHandle::of_peer(connection.get());
+  const ProcessHandle self = ProcessHandle::of_peer(connection.get(), 0);
   EXPECT_EQ(self.pid(), getpid());
   EXPECT_FALSE(self.has_ended());
 }

@@ -6,11 +6,13 @@
 #include <chrono>
 #include <string>
 
+#include "base/process_start.h"
 #include "errors.h"
 #include "groups.h"
 #include "json.h"
 #include "numerics/kernels.h"
 #include "waybill/env.h"
+#include "waybill/inspect.h"
 #include "waybill/version.h"
 #include "window_size.h"
 
@@ -47,11 +49,16 @@ GroupOptions options_of(double timeout, int threads, int strict, void (*on_phase
   return options;
 }
 
-Status connect(const std::string& name,
-               const char* id,
-               int rank,
-               int world_size,
-               const GroupOptions& options) {
+/// How a group is joined: with the others, or under the rank of a process that has ended.
+using Join = Result<Group> (*)(const UniqueId&, int, int, const GroupOptions&);
+
+Status join(Join how,
+            const std::string& name,
+            const char* id,
+            int rank,
+            int world_size,
+            GroupOptions options) {
+  options.name = name;
   if (Status status = check_name("connect", name); !status.ok()) {
     return status;
   }
@@ -59,11 +66,12 @@ Status connect(const std::string& name,
   if (!unique_id.ok()) {
     return unique_id.status();
   }
-  auto group = Group::connect(*unique_id, rank, world_size, options);
+  auto group = how(*unique_id, rank, world_size, options);
   return group.ok() ? add_group(name, std::move(*group)) : group.status();
 }
 
-Status connect_local(const char* const* names, int world_size, const GroupOptions& options) {
+Status connect_local(const char* const* names, int world_size, GroupOptions options) {
+  options.name = names[0];
   auto groups = Group::local(world_size, options);
   if (!groups.ok()) {
     return groups.status();
@@ -86,11 +94,42 @@ std::string to_json(const Traffic& traffic) {
   return json.text();
 }
 
+std::string to_json(const RankState& state) {
+  Json json;
+  json.add("rank", state.rank);
+  json.add("pid", static_cast<std::int64_t>(state.pid));
+  json.add("operator", state.op);
+  json.add("phase", name_of(state.phase));
+  json.add("epoch", state.epoch);
+  json.add("call", state.call);
+  json.add_raw("seconds", std::to_string(state.seconds));
+  json.add("waits_for", state.waits_for);
+  json.add_raw("needs_reset", state.needs_reset ? "true" : "false");
+  json.add_raw("rejoining", state.rejoining ? "true" : "false");
+  return json.text();
+}
+
+std::string to_json(const GroupState& state) {
+  std::string ranks;
+  for (const RankState& rank : state.ranks) {
+    ranks += (ranks.empty() ? "" : ",") + to_json(rank);
+  }
+  Json json;
+  json.add("name", state.name);
+  json.add("id", state.id);
+  json.add("version", state.version);
+  json.add("world_size", state.world_size);
+  json.add_raw("ranks", "[" + ranks + "]");
+  return json.text();
+}
+
 std::string to_json(const GroupStats& stats) {
   Json json;
   json.add("calls", stats.calls);
   json.add("completed", stats.completed);
   json.add("epoch", stats.epoch);
+  json.add("absent", stats.absent);
+  json.add("rejoining", stats.rejoining);
   json.add_raw("dispatch", to_json(stats.dispatch));
   json.add_raw("combine", to_json(stats.combine));
   json.add("bytes_published", stats.bytes_published);
@@ -138,22 +177,65 @@ WAYBILL_C_API const char* waybill_phase_name(int phase) {
   return waybill::name_of(static_cast<waybill::Phase>(phase));
 }
 
-/// Collective, blocks. timeout (seconds), threads and strict (waybill::Strict): 0 for the default.
-/// on_phase may be null; it is called with waybill::Phase on the thread of the call.
+/// A process of this host, as connect wants it: its start time, 0 where it cannot be known.
+WAYBILL_C_API std::uint64_t waybill_process_start(int pid) { return waybill::process_start(pid); }
+
+/// Collective, blocks. pids and starts (each may be null): of all ranks. timeout (seconds), threads
+/// and strict (waybill::Strict): 0 for the default. on_phase may be null; it is called with
+/// waybill::Phase on the thread of the call.
 WAYBILL_C_API int waybill_connect(const char* name,
                                   const char* id,
                                   int rank,
                                   int world_size,
+                                  const int* pids,
+                                  const std::uint64_t* starts,
                                   double timeout,
                                   int threads,
                                   int strict,
                                   void (*on_phase)(int)) {
+  auto options = waybill::binding::options_of(timeout, threads, strict, on_phase);
+  for (int r = 0; pids != nullptr && r < world_size; ++r) {
+    options.processes.emplace_back(pids[r], starts[r]);
+  }
+  return done(waybill::binding::join(
+      &waybill::Group::connect, name, id, rank, world_size, std::move(options)));
+}
+
+/// Blocks until a reset of the ranks that live has taken this process in.
+WAYBILL_C_API int waybill_rejoin(const char* name,
+                                 const char* id,
+                                 int rank,
+                                 int world_size,
+                                 double timeout,
+                                 int threads,
+                                 int strict,
+                                 void (*on_phase)(int)) {
   return done(
-      waybill::binding::connect(name,
-                                id,
-                                rank,
-                                world_size,
-                                waybill::binding::options_of(timeout, threads, strict, on_phase)));
+      waybill::binding::join(&waybill::Group::rejoin,
+                             name,
+                             id,
+                             rank,
+                             world_size,
+                             waybill::binding::options_of(timeout, threads, strict, on_phase)));
+}
+
+/// Groups of this host's processes, a JSON list.
+WAYBILL_C_API const char* waybill_inspect() {
+  std::string list;
+  for (const waybill::GroupState& state : waybill::inspect_groups()) {
+    list += (list.empty() ? "" : ",") + waybill::binding::to_json(state);
+  }
+  return waybill::binding::keep("[" + list + "]");
+}
+
+/// In seconds, of calls that begin from now on.
+WAYBILL_C_API int waybill_set_timeout(const char* name, double timeout) {
+  auto group = waybill::binding::find_group("set_timeout", name);
+  if (done(group.status()) == 0) {
+    return 0;
+  }
+  (*group)->group.set_timeout(waybill::binding::to_milliseconds(timeout));
+  return 1;
 }
 
 /// Ranks as threads of this process: names[r] becomes rank r.

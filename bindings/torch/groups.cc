@@ -169,6 +169,11 @@ Status release_group(const std::string& name, std::chrono::milliseconds timeout)
 GroupOptions group_options() {
   GroupOptions options;
   options.interrupted = ask_interrupt;
+  options.log = [](const std::string& line) {
+    // One write: lines of several ranks do not mix.
+    const std::string text = line + "\n";
+    (void)!write(STDERR_FILENO, text.data(), text.size());
+  };
   return options;
 }
 

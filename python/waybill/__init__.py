@@ -30,6 +30,7 @@ from .groups import (
     last_error,
     release,
     reset,
+    set_timeout,
     stats,
     window_bytes,
 )
@@ -75,6 +76,7 @@ __all__ = [
     "reference",
     "release",
     "reset",
+    "set_timeout",
     "stats",
     "window_bytes",
 ]

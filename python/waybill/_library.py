@@ -8,7 +8,8 @@ from __future__ import annotations
 import ctypes
 import json
 import sysconfig
-from ctypes import c_char_p, c_double, c_int, c_int64
+from collections.abc import Sequence
+from ctypes import c_char_p, c_double, c_int, c_int64, c_uint64
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -54,10 +55,28 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "waybill_new_id": (c_char_p, []),
     "waybill_phase_name": (c_char_p, [c_int]),
     "waybill_groups": (c_char_p, []),
+    "waybill_process_start": (c_uint64, [c_int]),
+    "waybill_inspect": (c_char_p, []),
     "waybill_connect": (
+        c_int,
+        [
+            c_char_p,
+            c_char_p,
+            c_int,
+            c_int,
+            ctypes.POINTER(c_int),
+            ctypes.POINTER(c_uint64),
+            c_double,
+            c_int,
+            c_int,
+            PhaseHook,
+        ],
+    ),
+    "waybill_rejoin": (
         c_int,
         [c_char_p, c_char_p, c_int, c_int, c_double, c_int, c_int, PhaseHook],
     ),
+    "waybill_set_timeout": (c_int, [c_char_p, c_double]),
     "waybill_connect_local": (
         c_int,
         [ctypes.POINTER(c_char_p), c_int, c_double, c_int, c_int, PhaseHook],
@@ -143,9 +162,42 @@ def connect(
     threads: int | None,
     strict: str | None = None,
     on_phase: Any = None,
+    processes: Sequence[tuple[int, int]] | None = None,
 ) -> None:
+    """`processes`: pid and process_start() of each rank, where they are known."""
+    pids = starts = None
+    if processes is not None:
+        pids = (c_int * world_size)(*(pid for pid, _ in processes))
+        starts = (c_uint64 * world_size)(*(start for _, start in processes))
     _check(
         _c.waybill_connect(
+            name.encode(),
+            unique_id.encode(),
+            rank,
+            world_size,
+            pids,
+            starts,
+            timeout or 0.0,
+            threads or 0,
+            STRICT_MODES.index(strict),
+            on_phase or PhaseHook(0),
+        )
+    )
+
+
+def rejoin(
+    name: str,
+    unique_id: str,
+    rank: int,
+    world_size: int,
+    timeout: float | None,
+    threads: int | None,
+    strict: str | None = None,
+    on_phase: Any = None,
+) -> None:
+    """Comes back under the rank of a process that has ended; blocks until a reset."""
+    _check(
+        _c.waybill_rejoin(
             name.encode(),
             unique_id.encode(),
             rank,
@@ -156,6 +208,20 @@ def connect(
             on_phase or PhaseHook(0),
         )
     )
+
+
+def process_start(pid: int) -> int:
+    """When the process was started, in clock ticks since the machine was; 0: not known."""
+    return int(_c.waybill_process_start(pid))
+
+
+def inspect() -> list[dict[str, Any]]:
+    """Groups of this host's processes, seen from outside (include/waybill/inspect.h)."""
+    return list(json.loads(_c.waybill_inspect()))
+
+
+def set_timeout(name: str, seconds: float) -> None:
+    _check(_c.waybill_set_timeout(name.encode(), seconds))
 
 
 def connect_local(

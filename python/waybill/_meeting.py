@@ -14,10 +14,13 @@ from uuid import uuid4
 
 from torch.distributed import PrefixStore, Store
 
+from . import _processes
 from .errors import PeerTimeout
 
 Entry = dict[str, Any]
 _POLL_SECONDS = 0.002
+_LOOK_SECONDS = 0.25
+"""How often the processes of the others are looked after."""
 
 
 class _Board:
@@ -44,11 +47,12 @@ def meet(
 ) -> Entry:
     """Brings what each rank has to say to rank 0, and what rank 0 makes of it to all.
 
-    Collective. `decide` runs on rank 0 with the entries in rank order. Raises PeerTimeout.
+    Collective. `decide` runs on rank 0 with the entries in rank order. The decision is {"lost":
+    ranks} when processes of ranks have ended meanwhile. Raises PeerTimeout.
     """
     board = _Board(store, prefix)
     deadline = time.monotonic() + timeout
-    entry = {**entry, "nonce": uuid4().hex}
+    entry = {**entry, "nonce": uuid4().hex, "process": _processes.own_record()}
     board.post(f"rank-{rank}", entry)
     if rank == 0:
         return _lead(board, world_size, decide, deadline)
@@ -61,9 +65,16 @@ def _lead(
     nonces: list[str] = []
     decision: Entry = {}
     token = ""
+    watch = _Watch()
     while True:
         entries = [board.read(f"rank-{rank}") for rank in range(world_size)]
         here = [entry for entry in entries if entry is not None]
+        if lost := watch.lost(entries):
+            token, decision = uuid4().hex, {"lost": lost}
+            here_nonces = [entry["nonce"] for entry in here]
+            board.post("offer", {"token": token, "nonces": here_nonces, "decision": decision})
+            board.post("final", {"token": token})
+            return decision
         if len(here) == world_size and [entry["nonce"] for entry in here] != nonces:
             # Also when one of them was a leftover and the rank itself has come since.
             nonces = [entry["nonce"] for entry in here]
@@ -78,6 +89,40 @@ def _lead(
         _wait(deadline, missing or [0])
 
 
+class _Watch:
+    """Notices the end of ranks that came while this one was waiting.
+
+    What was there at the first look may be a leftover of an earlier group.
+    """
+
+    def __init__(self) -> None:
+        self._old: list[str | None] | None = None
+        self._next_look = 0.0
+
+    def lost(self, entries: list[Entry | None]) -> list[int]:
+        if self._old is None:
+            self._old = [str(entry["nonce"]) if entry else None for entry in entries]
+        if time.monotonic() < self._next_look:
+            return []
+        self._next_look = time.monotonic() + _LOOK_SECONDS
+        return [
+            rank
+            for rank, (entry, old) in enumerate(zip(entries, self._old, strict=True))
+            if entry is not None
+            and entry["nonce"] != old
+            and _processes.has_ended(entry.get("process"))
+        ]
+
+
+def find_formed(store: Store, prefix: str) -> Entry | None:
+    """The decision of the last meeting under this prefix that came to an end, or None."""
+    board = _Board(store, prefix)
+    offer, final = board.read("offer"), board.read("final")
+    if offer is None or final is None or offer["token"] != final["token"]:
+        return None
+    return dict(offer["decision"])
+
+
 def _accepted(board: _Board, rank: int, token: str, nonces: list[str]) -> bool:
     answer = board.read(f"accepted-{rank}") if nonces else None
     return answer is not None and answer["token"] == token
@@ -85,7 +130,10 @@ def _accepted(board: _Board, rank: int, token: str, nonces: list[str]) -> bool:
 
 def _follow(board: _Board, rank: int, nonce: str, deadline: float) -> Entry:
     accepted = ""
+    watch = _Watch()
     while True:
+        if watch.lost([board.read("rank-0")]):
+            return {"lost": [0]}
         offer = board.read("offer")
         if offer is not None and nonce in offer["nonces"]:
             if offer["token"] != accepted:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from . import __version__, _library, selftest
+from . import __version__, _library, doctor, selftest
 from .ascend import launch as ascend
 
 DEMO = Path("examples", "tiny_moe", "demo.py")
@@ -108,6 +108,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add.add_argument("--seconds", type=float, default=SELFTEST_SECONDS)
     add.set_defaults(run=run_selftest)
+    add = commands.add_parser(
+        "doctor", help="where each rank of a running or stuck group is, and for whom it waits"
+    )
+    add.add_argument("what", nargs="?", metavar="NAME|PID", help="default: every group")
+    add.add_argument("--json", action="store_true")
+    add.set_defaults(run=doctor.run)
     # Its own options are the demo's: `waybill demo --help` shows them.
     commands.add_parser("demo", help="eight processes write text with a small MoE model")
     commands.add_parser("ascend", help="runs a script that was written for the accelerator")

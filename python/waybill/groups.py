@@ -17,9 +17,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from . import _interrupts, _library
-from ._meeting import Entry, meet
-from .errors import ArgumentError, MismatchError, StateError, WaybillError
+from . import _interrupts, _library, _processes
+from ._meeting import Entry, find_formed, meet
+from .errors import ArgumentError, MismatchError, PeerLost, StateError, WaybillError
 
 MAX_NAME_LENGTH = 127
 EXIT_SECONDS = 5.0
@@ -93,6 +93,7 @@ def comm_name(
         ArgumentError: a bad option, or one that differs from the first call's.
         WaybillError: the ranks are not on one host.
         PeerTimeout: not all ranks came.
+        PeerLost: the process of a rank ended meanwhile.
     """
     options = _Options(timeout, threads, strict)
     options.check("comm_name")
@@ -119,7 +120,7 @@ def comm_name(
 
 
 def connect(
-    store: dist.Store,
+    store: dist.Store | None,
     rank: int,
     world_size: int,
     name: str,
@@ -132,21 +133,27 @@ def connect(
 
     Collective among `world_size` processes of one host that give the same store and name.
 
+    A process that was started again comes back under its old rank: when the group of this store
+    and name lives and the process of `rank` has ended, connect waits until the next reset of the
+    others takes this process in (they see it in stats(name)["rejoining"]). Where the store died
+    with a rank, or is None, the group is found by its name among the processes of this user.
+
     Args:
-        store: any torch.distributed.Store that all ranks reach.
+        store: any torch.distributed.Store that all ranks reach; None only to come back.
         rank: this process's position in the group, 0 <= rank < world_size.
         world_size: ranks of the group, E.
         name: what operators take as group_ep; 1 to 127 characters, not in use.
         timeout, threads, strict: as in comm_name.
 
     Raises:
-        ArgumentError, StateError (the name is in use), WaybillError, PeerTimeout: as comm_name.
+        ArgumentError, StateError (the name is in use), WaybillError, PeerTimeout, PeerLost: as
+            comm_name.
     """
     return connect_with_hook(store, rank, world_size, name, timeout, threads, strict)
 
 
 def connect_with_hook(
-    store: dist.Store,
+    store: dist.Store | None,
     rank: int,
     world_size: int,
     name: str,
@@ -163,6 +170,9 @@ def connect_with_hook(
         raise _bad("connect", "rank", f"0 <= rank < world_size = {world_size}", str(rank))
     problem = f"the name {name!r} is in use" if name in _options else None
     hook = _library.PhaseHook(on_phase) if on_phase else None
+    if problem is None and _came_back(store, rank, world_size, name, options, hook):
+        return name
+    assert store is not None
     return _connect(
         store,
         f"waybill/{name}",
@@ -207,11 +217,18 @@ def release(name: str, *, timeout: float | None = None) -> None:
     _forget(name)
 
 
+def set_timeout(name: str, timeout: float) -> None:
+    """How many seconds calls that begin from now on wait for a rank that lives. Local."""
+    _Options(timeout, None, None).check("set_timeout")
+    _library.set_timeout(name, timeout)
+
+
 def reset(name: str) -> list[int]:
     """Agree on who is left after a timeout, a lost rank or an interrupt; return their ranks.
 
     Collective among the ranks that live. Waits, up to the timeout, for ranks whose process lives.
-    Starts a new epoch. All ranks on the list get the same list; later comers get StateError.
+    Starts a new epoch. All ranks on the list get the same list; later comers get StateError. A
+    process that came back under the rank of one that has ended is taken in, see connect.
     """
     return _library.reset(name)
 
@@ -294,7 +311,9 @@ _TRAFFIC = ("rows_sent", "rows_received", "bytes_sent", "bytes_received")
 def stats(name: str) -> dict[str, Any]:
     """What this rank did since the group was connected. Local, from any thread.
 
-    Keys: calls, completed (number of the last call that ended well), epoch; rows_sent,
+    Keys: calls, completed (number of the last call that ended well), epoch; absent (ranks that the
+    last reset did not find), rejoining (ranks whose new process waits for the next reset);
+    rows_sent,
     rows_received, bytes_sent, bytes_received: lists over peers, dispatch and combine together, and
     the same under "dispatch" and "combine"; bytes_published, bytes_copied, bytes_reduced,
     rows_in_place; wait_us (per peer), wait_total_us, copy_total_us; window_bytes, pool_bytes,
@@ -372,14 +391,27 @@ def _connect(
 
     def decide(entries: list[Entry]) -> Entry:
         problem = _problem(entries)
-        return problem or {"id": _library.new_id(), "name": choose_name(entries)}
+        processes = [entry["process"] for entry in entries]
+        return problem or {
+            "id": _library.new_id(),
+            "name": choose_name(entries),
+            "host": entries[0]["host"],
+            "processes": processes,
+        }
 
     timeout = options.timeout or float(_library.machine()["timeout"])
     decision = meet(store, prefix, rank, world_size, {**entry, "host": _host()}, decide, timeout)
+    if "lost" in decision:
+        ranks = ", ".join(str(lost) for lost in decision["lost"])
+        raise PeerLost(
+            f"connect: rank(s) {ranks} have ended their processes (in the rendezvous, rank {rank})",
+            operator="connect",
+            ranks=decision["lost"],
+        )
     if "problem" in decision:
         kind = StateError if rank in decision["ranks"] and entry.get("problem") else MismatchError
         raise kind(decision["problem"], operator="connect", ranks=decision["ranks"])
-    name = str(decision["name"])
+    name, records = str(decision["name"]), decision["processes"]
     _library.connect(
         name,
         decision["id"],
@@ -389,9 +421,79 @@ def _connect(
         options.threads,
         options.strict,
         hook,
+        [(record["pid"], record["start"]) for record in records]
+        if all(map(_processes.is_known, records))
+        else None,
     )
     _remember(name, options, hook)
     return name
+
+
+def _came_back(
+    store: dist.Store | None,
+    rank: int,
+    world_size: int,
+    name: str,
+    options: _Options,
+    hook: Any,
+) -> bool:
+    """Takes the place of a process that has ended in a group that lives; False: there is none."""
+    unique_id = _group_to_come_back_to(store, rank, world_size, name)
+    if unique_id is None:
+        return False
+    try:
+        _library.rejoin(
+            name,
+            unique_id,
+            rank,
+            world_size,
+            options.timeout,
+            options.threads,
+            options.strict,
+            hook,
+        )
+    except PeerLost:
+        if store is None:
+            raise
+        return False  # nobody is left: what the store holds is of the past
+    _remember(name, options, hook)
+    return True
+
+
+def _group_to_come_back_to(
+    store: dist.Store | None, rank: int, world_size: int, name: str
+) -> str | None:
+    """The id of the group of this name whose rank `rank` has ended."""
+    if store is not None:
+        try:
+            formed = find_formed(store, f"waybill/{name}")
+        except RuntimeError as failure:  # the store's server died with a rank
+            return _find_by_name(rank, world_size, name, failure)
+        if formed is None or "id" not in formed or formed["host"] != _host():
+            return None
+        records = formed["processes"]
+        fits = len(records) == world_size and _processes.has_ended(records[rank])
+        return str(formed["id"]) if fits else None
+    return _find_by_name(rank, world_size, name, None)
+
+
+def _find_by_name(rank: int, world_size: int, name: str, failure: RuntimeError | None) -> str:
+    found = [
+        state["id"]
+        for state in _library.inspect()
+        if state["name"] == name
+        and state["world_size"] == world_size
+        and state["ranks"][rank]["pid"] == 0
+    ]
+    if len(found) == 1:
+        return str(found[0])
+    raise StateError(
+        f"connect: expected a store, or one living group {name!r} of {world_size} ranks without "
+        f"rank {rank} to come back to, got {len(found)}"
+        + (f" and a store that does not answer ({failure})" if failure else ""),
+        operator="connect",
+        argument="store",
+    ) from failure
 
 
 def _problem(entries: list[Entry]) -> Entry | None:

@@ -35,6 +35,7 @@ class Reset {
   Result<std::vector<int>> run() {
     session_.enter(Phase::kReset, contract::Operator::kNone);
     come_end_ = Clock::now() + session_.timeout();
+    alone_end_ = Clock::now() + kGrace;
     Status status = meet_others();
     if (status.ok()) {
       status = choose_attempt();
@@ -122,7 +123,12 @@ class Reset {
       return {};
     }
     called_ = Clock::now();
-    if (session_.transport().call_others() == 0) {
+    if (session_.transport().call_others() > 0 || a_member_lives()) {
+      alone_end_ = called_ + kGrace;
+      return {};
+    }
+    // Others that come back, too, may be met before somebody who never left.
+    if (others_alive().empty() || called_ >= alone_end_) {
       return error(StatusCode::kPeerLost,
                    "connect",
                    "",
@@ -131,6 +137,18 @@ class Reset {
                    others());
     }
     return {};
+  }
+
+  std::vector<int> others_alive() const {
+    std::vector<int> ranks = others();
+    std::erase_if(ranks, [this](int r) { return !lives(r); });
+    return ranks;
+  }
+  /// Some rank that this one has met and that did not just come back.
+  bool a_member_lives() const {
+    const std::vector<int> ranks = others_alive();
+    return std::any_of(
+        ranks.begin(), ranks.end(), [this](int r) { return page(r).newcomer.load() == 0; });
   }
 
   std::vector<int> others() const {
@@ -422,6 +440,7 @@ class Reset {
   ControlPage& own_;
   const bool newcomer_;  ///< this process came back under the rank of one that has ended
   Clock::time_point come_end_;
+  Clock::time_point alone_end_;
   Clock::time_point called_;
   Clock::time_point gather_end_;
   Clock::time_point differing_end_;

@@ -115,18 +115,12 @@ bool ShmTransport::accept(Arrival& arrival) {
 
 int ShmTransport::call_others() {
   std::vector<int> ranks;
-  int known = 0;
   for (int r = 0; r < world_size(); ++r) {
-    if (r == rank_) {
-      continue;
-    }
-    if (has_ended(r)) {
+    if (r != rank_ && has_ended(r)) {
       ranks.push_back(r);
-    } else {
-      ++known;
     }
   }
-  return lobby_ == nullptr ? known : known + lobby_->call(ranks);
+  return lobby_ == nullptr ? 0 : lobby_->call(ranks);
 }
 
 }  // namespace waybill::transport

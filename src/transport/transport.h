@@ -41,8 +41,8 @@ class Transport {
   /// Takes in whoever waits under the rank of a process that has ended: peer(rank) is the new one's
   /// memory from now on. Only while nothing of the old one is read. True when somebody came.
   virtual bool take_in() { return false; }
-  /// Of a process that comes back: calls the ranks it has not met. The number of ranks that are
-  /// there, met or not.
+  /// Of a process that comes back: calls the ranks it has not met. The number of those that it has
+  /// reached and that have not answered yet.
   virtual int call_others() { return 0; }
   /// Ranks that share this host's cores.
   virtual int ranks_on_host() const noexcept { return world_size(); }

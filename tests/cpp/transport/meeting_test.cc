@@ -5,8 +5,8 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
-#include <span>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 

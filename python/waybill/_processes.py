@@ -1,0 +1,41 @@
+"""Names of processes that hold for good: pids are used again, start times are not."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from . import _library
+
+Record = dict[str, Any]
+
+
+def _namespace() -> int:
+    return os.stat("/proc/self/ns/pid").st_ino
+
+
+def own_record() -> Record:
+    """This process, for others of this machine."""
+    pid = os.getpid()
+    return {"pid": pid, "start": _library.process_start(pid), "namespace": _namespace()}
+
+
+def is_known(record: Record | None) -> bool:
+    """Whether its pid means something here: containers have their own."""
+    return record is not None and record["namespace"] == _namespace()
+
+
+def has_ended(record: Record | None) -> bool:
+    """True when the process is known to have ended; a zombie counts as ended."""
+    if record is None or not is_known(record):
+        return False
+    start = _library.process_start(record["pid"])
+    return start != record["start"] or _is_zombie(record["pid"])
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except OSError:
+        return True

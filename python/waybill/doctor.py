@@ -12,6 +12,9 @@ from rich.table import Table
 from . import _library
 
 
+FILE_WIDTH = 160
+
+
 def find(what: str | None) -> list[dict[str, Any]]:
     """The groups of this name, or of the process with this pid; all without either."""
     groups = _library.inspect()
@@ -71,6 +74,8 @@ def run(arguments: Namespace) -> int:
         print(json.dumps(groups, indent=2))
         return 0 if groups else 1
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=FILE_WIDTH)
     for group in groups:
         if not group["ranks"]:
             console.print(

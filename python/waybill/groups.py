@@ -139,7 +139,8 @@ def connect(
     with a rank, or is None, the group is found by its name among the processes of this user.
 
     Args:
-        store: any torch.distributed.Store that all ranks reach; None only to come back.
+        store: any torch.distributed.Store that all ranks reach; to come back, one that still holds
+            what the group's ranks left there, or None.
         rank: this process's position in the group, 0 <= rank < world_size.
         world_size: ranks of the group, E.
         name: what operators take as group_ep; 1 to 127 characters, not in use.

@@ -302,20 +302,21 @@ class Reset {
   }
 
   /// The lowest rank present closes, once every living rank has come or the time is over.
+  /// Never one that came back: it does not know yet who else lives.
   bool may_close() const {
+    if (newcomer_) {
+      return false;
+    }
     bool all_here = true;
     for (int r = 0; r < session_.world_size(); ++r) {
       if (!lives(r)) {
         continue;
       }
       const bool here = is_here(r);
-      if (here && r < session_.rank()) {
+      if (here && r < session_.rank() && page(r).newcomer.load() == 0) {
         return false;
       }
       all_here = all_here && here;
-    }
-    if (newcomer_ && !a_member_is_here()) {
-      return false;  // the group is theirs
     }
     return all_here || Clock::now() >= gather_end_;
   }

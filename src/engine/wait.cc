@@ -41,7 +41,8 @@ class Waiter {
         result = look_around();
       }
     }
-    return result;
+    // The last look around may lie before the last sleep.
+    return result.end == WaitEnd::kArrived ? finish(WaitEnd::kArrived, {}) : std::move(result);
   }
 
  private:
@@ -177,7 +178,7 @@ class Waiter {
     return {end,
             std::move(ranks),
             std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin_),
-            std::move(slept_for_)};
+            slept_for_};
   }
 
   Session& session_;

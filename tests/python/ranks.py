@@ -10,6 +10,7 @@ bounded: ranks that do not answer are killed, and what they were doing is in the
 
 from __future__ import annotations
 
+import dataclasses
 import faulthandler
 import itertools
 import multiprocessing
@@ -68,7 +69,7 @@ class Rank:
         }
 
     def store(self, name: str = "store") -> dist.Store:
-        return dist.FileStore(str(self.folder / name), self.world_size)
+        return dist.FileStore(str(self.folder / name))  # without a size it outlives its users
 
 
 @dataclass(frozen=True)
@@ -162,19 +163,31 @@ class RankPool:
         self._pipes: list[Connection] = []
         self._processes: list[Any] = []
         self._pending: set[int] = set()
-        context = _context()
         for rank in range(num_ranks):
-            mine, theirs = context.Pipe()
-            process = context.Process(
-                target=_serve,
-                args=(rank, num_ranks, self.name, str(self.folder), self.options, theirs),
-                daemon=True,
-            )
-            process.start()
-            theirs.close()
-            self._pipes.append(mine)
+            pipe, process = self._spawn(rank, self.options)
+            self._pipes.append(pipe)
             self._processes.append(process)
         self._pending = set(range(num_ranks))
+        self.wait()
+
+    def _spawn(self, rank: int, options: PoolOptions) -> tuple[Connection, Any]:
+        context = _context()
+        mine, theirs = context.Pipe()
+        process = context.Process(
+            target=_serve,
+            args=(rank, self.num_ranks, self.name, str(self.folder), options, theirs),
+            daemon=True,
+        )
+        process.start()
+        theirs.close()
+        return mine, process
+
+    def restart(self, rank: int) -> None:
+        """A new process for a rank that was killed; it has not connected."""
+        self._pipes[rank].close()
+        options = dataclasses.replace(self.options, connected=False, process_group=False)
+        self._pipes[rank], self._processes[rank] = self._spawn(rank, options)
+        self._pending = {rank}
         self.wait()
 
     @property
@@ -217,6 +230,16 @@ class RankPool:
     ) -> None:
         """Begins a run; wait() ends it."""
         assert not self._pending, "a run is under way"
+        self.start_more(function, *arguments, per_rank=per_rank, ranks=ranks)
+
+    def start_more(
+        self,
+        function: Function,
+        *arguments: Any,
+        per_rank: Sequence[tuple[Any, ...]] | None = None,
+        ranks: Sequence[int] | None = None,
+    ) -> None:
+        """Begins a run on ranks that are free, while others are at work."""
         for rank in range(self.num_ranks) if ranks is None else ranks:
             own = per_rank[rank] if per_rank is not None else ()
             self._pipes[rank].send_bytes(pickle.dumps((function, (*arguments, *own))))

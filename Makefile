@@ -8,7 +8,10 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find include src bindings python cmake -type f -not -name '*.pyc') \
            CMakeLists.txt pyproject.toml
 
-.PHONY: setup demo test test-full bench wheel lint format clean
+# How long `make fuzz` runs, all targets together.
+SECONDS ?= 60
+
+.PHONY: setup demo test test-full fuzz bench wheel lint format clean
 
 setup: $(VENV)/.installed
 
@@ -28,6 +31,11 @@ test: setup
 
 test-full: setup
 	$(BIN)/python tools/run_tests.py --full
+
+fuzz: setup
+	PATH="$(BIN):$$PATH" cmake --preset fuzz --log-level=WARNING
+	PATH="$(BIN):$$PATH" cmake --build --preset fuzz
+	$(BIN)/python tools/fuzz.py --seconds $(SECONDS)
 
 bench: setup
 	$(BIN)/python bench/exchange.py

@@ -65,6 +65,9 @@ def main() -> int:
     for path in sorted((ROOT / "tests" / "cpp").rglob("*.cc")):
         if len(path.relative_to(ROOT / "tests" / "cpp").parts) != 2:
             problems.append(f"{path}: not in a folder that tests/cpp/CMakeLists.txt globs")
+    for path in sorted((ROOT / "tests" / "fuzz").rglob("*.cc")):
+        if path.parent != ROOT / "tests" / "fuzz":
+            problems.append(f"{path}: not in the folder that tests/fuzz/CMakeLists.txt globs")
     for path in sorted((ROOT / "tests" / "python").rglob("*.py")):
         if path.parent.name == PROGRAMS:
             continue

@@ -1,9 +1,9 @@
 """Runs every test of the repository and ends with the counts.
 
 Steps: lint (formatters, linters, includes), cpp (release build with g++), clang (the same with
-clang 14), asan and tsan (C++ tests under the sanitizers), install (the installed package used from
-outside), python (pytest). A step whose tools are missing is skipped with a line; with CI set that
-is a failure.
+clang 14), asan and tsan (C++ tests under the sanitizers), fuzz (the fuzz targets, for a minute),
+install (the installed package used from outside), python (pytest). A step whose tools are missing
+is skipped with a line; with CI set that is a failure.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 STEP_SECONDS = 3600
+FUZZ_SECONDS = 60
 
 
 @dataclass
@@ -148,6 +149,30 @@ def installed() -> Counts:
     return counts
 
 
+def fuzzer_header() -> Path:
+    resources = subprocess.run(
+        ["clang++-14", "-print-resource-dir"], capture_output=True, text=True, check=True
+    )
+    return Path(resources.stdout.strip()) / "include" / "fuzzer" / "FuzzedDataProvider.h"
+
+
+def fuzz() -> Counts:
+    """A target is a test."""
+    if shutil.which("clang++-14") is None or not fuzzer_header().exists():
+        return missing("fuzz: clang++-14 or its runtime (libclang-rt-14-dev) is not installed")
+    if not configure("fuzz") or run(["cmake", "--build", "--preset", "fuzz"])[0] != 0:
+        return Counts(failed=1, notes=["fuzz: does not build"])
+    code, output = run([sys.executable, "tools/fuzz.py", "--seconds", str(FUZZ_SECONDS)])
+    counts = Counts(
+        passed=len(re.findall(r"(?m)^passed \w+:", output)),
+        failed=len(re.findall(r"(?m)^failed \w+:", output)),
+    )
+    if code != 0:
+        counts.failed = max(counts.failed, 1)
+        counts.notes.append("fuzz")
+    return counts
+
+
 def sanitized(preset: str) -> Callable[[], Counts]:
     env = {
         "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0",
@@ -187,6 +212,7 @@ def main() -> int:
         "asan": sanitized("asan"),
         "tsan": sanitized("tsan"),
         "clang": lambda: cpp("clang"),
+        "fuzz": fuzz,
     }
     chosen = arguments.only.split(",") if arguments.only else list(steps)
     total = Counts()

@@ -26,7 +26,8 @@ missing_packages() {
   # torch's compiler builds C++ against Python's headers.
   "$python" -c "$headers" 2>/dev/null || echo python3-dev
   for pair in libgtest-dev:/usr/include/gtest/gtest.h librapidcheck-dev:/usr/include/rapidcheck.h \
-    clang-14:/usr/bin/clang++-14 clang-format-19:/usr/bin/clang-format-19 \
+    clang-14:/usr/bin/clang++-14 libclang-rt-14-dev:/usr/lib/clang/14/include/fuzzer \
+    clang-format-19:/usr/bin/clang-format-19 \
     clang-tidy-19:/usr/bin/clang-tidy-19; do
     [ -e "${pair#*:}" ] || echo "${pair%%:*}"
   done

@@ -64,14 +64,18 @@ Status Checker::expect_mask(const std::optional<TensorView>& mask,
 Status Checker::expect_rows(std::string_view argument,
                             const TensorView& view,
                             std::string_view letters) const {
-  constexpr std::int64_t kMaxHidden = (std::int64_t{1} << 31) - 1;  // sizes stay below 2^63
-  if (view.total_dims == 2 && view.shape[1] >= 1 && view.shape[1] <= kMaxHidden &&
-      is_row_dtype(view.dtype)) {
-    return {};
+  // Sizes in bytes stay below 2^63.
+  constexpr std::int64_t kMaxHidden = (std::int64_t{1} << 31) - 1;
+  constexpr std::int64_t kMaxElements = std::int64_t{1} << 55;
+  if (view.total_dims != 2 || view.shape[0] < 0 || view.shape[1] < 1 ||
+      view.shape[1] > kMaxHidden || !is_row_dtype(view.dtype)) {
+    return fail(argument,
+                std::string(letters) + " with 1 <= H < 2^31, bfloat16, float16 or float32",
+                describe(view));
   }
-  return fail(argument,
-              std::string(letters) + " with 1 <= H < 2^31, bfloat16, float16 or float32",
-              describe(view));
+  return view.shape[0] > kMaxElements / view.shape[1]
+             ? fail(argument, std::string(letters) + " of at most 2^55 elements", describe(view))
+             : Status();
 }
 
 Status Checker::expect_int_vector(std::string_view argument,

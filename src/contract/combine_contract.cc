@@ -24,8 +24,10 @@ Status check_shared_expert_x(const Checker& check,
         "shared_expert_x", "None since shared_expert_rank_num is not 0", describe(shared));
   }
   const bool flat = shared.total_dims == 2 && shared.shape == Dims{shape.bs, shape.h};
-  const bool nested = shared.total_dims == 3 && shared.shape[0] * shared.shape[1] == shape.bs &&
-                      shared.shape[2] == shape.h;
+  std::int64_t tokens = 0;
+  const bool nested = shared.total_dims == 3 &&
+                      !__builtin_mul_overflow(shared.shape[0], shared.shape[1], &tokens) &&
+                      tokens == shape.bs && shared.shape[2] == shape.h;
   if ((!flat && !nested) || shared.dtype != shape.dtype) {
     return check.fail("shared_expert_x",
                       "(BS, H) = " + describe(Dims{shape.bs, shape.h}) +

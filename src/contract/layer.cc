@@ -181,6 +181,9 @@ Result<Layer> check_layer(const Checker& check, const LayerArgs& args) {
 
 Status check_global_bs(
     const Checker& check, Layer& layer, std::int64_t global_bs, std::int64_t bs, std::int64_t k) {
+  if (bs < 0 || k > kMaxInt32 || bs > kMaxInt32 / k) {
+    return check.fail("expert_ids", "BS*K < 2^31 and K < 2^31", describe(Dims{bs, k}));
+  }
   const std::int64_t e = layer.given.num_ranks;
   const std::int64_t gbs = global_bs == 0 ? bs * e : global_bs;
   if (global_bs < 0 || gbs % e != 0 || gbs < bs * e) {
@@ -189,8 +192,8 @@ Status check_global_bs(
                           " that is at least BS*E = " + std::to_string(bs * e),
                       global_bs);
   }
-  if (bs * k > kMaxInt32) {
-    return check.fail("expert_ids", "BS*K < 2^31", bs * k);
+  if (gbs / e > kMaxInt32 / k) {
+    return check.fail("global_bs", "a size whose maxBS*K is below 2^31", gbs);
   }
   layer.gbs = gbs;
   // Prefix sums are int32, and the triples and packed indices of a call are, too.

@@ -21,7 +21,7 @@ GroupFacts facts_of(const UpdateExpertArgs& args, Strict strict) noexcept {
 
 Status check_ids_and_table(const Checker& check, const UpdateExpertArgs& args) {
   const TensorView& ids = args.expert_ids;
-  if (ids.total_dims != 2 || ids.shape[1] < 1 ||
+  if (ids.total_dims != 2 || ids.shape[0] < 0 || ids.shape[1] < 1 ||
       (ids.dtype != DType::kInt32 && ids.dtype != DType::kInt64)) {
     return check.fail("expert_ids", "(BS, K) int32 or int64 with K >= 1", describe(ids));
   }

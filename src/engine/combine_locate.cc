@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "base/published.h"
 #include "engine/combine.h"
 
 namespace waybill::engine {
@@ -93,15 +94,16 @@ Status Combine::locate_listed(int r) {
   const CombineLayout layout = layout_of(header, r);
   const std::byte* half = call_.half_of(r);
   const auto* offsets = reinterpret_cast<const std::int32_t*>(half + layout.owner_offsets.offset);
-  const std::int64_t begin = offsets[shape_.topology.rank];
-  const std::int64_t end = offsets[shape_.topology.rank + 1];
+  const std::int64_t begin = read_once(offsets[shape_.topology.rank]);
+  const std::int64_t end = read_once(offsets[shape_.topology.rank + 1]);
   if (begin < 0 || begin > end || end > header.num_entries) {
     return corrupt(r);
   }
   scratch().received_rows[static_cast<std::size_t>(r)] = end - begin;
   const auto* entries = reinterpret_cast<const ReturnEntry*>(half + layout.entries.offset);
   for (std::int64_t i = begin; i < end; ++i) {
-    const ReturnEntry entry = entries[i];
+    const ReturnEntry entry = {
+        read_once(entries[i].row), read_once(entries[i].token), read_once(entries[i].slot)};
     if (entry.row < 0 || entry.row >= header.num_rows || entry.token < 0 || entry.slot < 0 ||
         entry.slot >= shape_.slots()) {
       return corrupt(r);
@@ -168,13 +170,14 @@ Status Combine::locate_occurrence(std::int64_t token, std::int64_t slot, std::in
   const CallHeader& header = call_.header_of(r);
   const std::int32_t* counts = scratch().returns[static_cast<std::size_t>(r)].counts;
   const std::int64_t cell = local * num_ranks() + topology.rank;
-  const std::int64_t begin = cell == 0 ? 0 : counts[cell - 1];
+  const std::int64_t begin = cell == 0 ? 0 : read_once(counts[cell - 1]);
+  const std::int64_t end = read_once(counts[cell]);
   const std::int64_t row = begin + position;
-  if (position < 0 || row >= counts[cell]) {
+  if (position < 0 || row >= end) {
     return call_.checker().fail(
         contract::index_argument(call_.op()),
         "a row for token " + std::to_string(token) + ", slot " + std::to_string(slot),
-        "number " + std::to_string(position) + " of the " + std::to_string(counts[cell] - begin) +
+        "number " + std::to_string(position) + " of the " + std::to_string(end - begin) +
             " rows that rank " + std::to_string(call_.rank_of(r)) + " returns");
   }
   if (begin < 0 || row >= header.num_rows) {

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/errors.h"
+#include "base/published.h"
 #include "engine/dispatch_publish.h"
 #include "engine/stopwatch.h"
 #include "numerics/float_mode.h"
@@ -298,7 +299,7 @@ bool Dispatch::pull_cell(const routing::Cell& cell,
   auto* triples = listed ? result_.assist_info_for_combine.data<std::int32_t>() : nullptr;
   for (std::int64_t row = first; row < last; ++row) {
     const std::int64_t place = cell.first_entry + row - cell.first_row;
-    const std::int64_t entry = entries[place];
+    const std::int64_t entry = read_once(entries[place]);
     const std::int64_t token = shared ? entry : entry / shape_.k;
     if (entry < 0 || token >= header.bs) {
       return false;

@@ -63,9 +63,19 @@ Status Dispatch::append_peer() {
   const std::int64_t rows = header.num_rows;
   const std::int64_t row_bytes = shape_.row_bytes();
   const std::int64_t window_bytes = call.peer_of(tp_.peer()).window_bytes;
+  if (rows < 0 || rows > shape_.rows_capacity) {
+    return call.corrupt("the TP peer");
+  }
   const auto layout = TpDispatchLayout::of(num_ranks(), rows, shape_.quantised);
-  if (rows < 0 || rows > shape_.rows_capacity || layout.end > window_bytes ||
-      header.pool_offset < 0 || header.pool_offset > window_bytes - rows * row_bytes) {
+  if (layout.end > window_bytes || header.pool_offset < 0 ||
+      header.pool_offset > window_bytes - rows * row_bytes) {
+    return call.corrupt("the TP peer");
+  }
+  const std::byte* half = call.half_of(tp_.peer());
+  auto* counts = result_.ep_recv_counts.data<std::int32_t>() + num_ranks();
+  std::copy_n(at<std::int32_t>(half, layout.counts), num_ranks(), counts);
+  if (counts[0] < 0 || counts[num_ranks() - 1] != rows ||
+      !std::is_sorted(counts, counts + num_ranks())) {
     return call.corrupt("the TP peer");
   }
   const char* name = contract::name_of(call.op());
@@ -83,15 +93,11 @@ Status Dispatch::append_peer() {
                             static_cast<std::size_t>((end - begin) * row_bytes),
                             numerics::StoreKind::kOrdinary);
   });
-  const std::byte* half = call.half_of(tp_.peer());
   if (shape_.quantised) {
     std::copy_n(at<float>(half, layout.row_scales),
                 rows,
                 result_.dynamic_scales.data<float>() + result_.rows);
   }
-  std::copy_n(at<std::int32_t>(half, layout.counts),
-              num_ranks(),
-              result_.ep_recv_counts.data<std::int32_t>() + num_ranks());
   result_.expert_token_nums.data<std::int64_t>()[0] += rows;
   auto* tp_counts = result_.tp_recv_counts.data<std::int32_t>();
   tp_counts[shape_.tp_rank] = static_cast<std::int32_t>(result_.rows);

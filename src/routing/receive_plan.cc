@@ -1,5 +1,7 @@
 #include "routing/receive_plan.h"
 
+#include "base/published.h"
+
 namespace waybill::routing {
 
 bool plan_receive(const contract::Topology& topology,
@@ -16,8 +18,8 @@ bool plan_receive(const contract::Topology& topology,
         cell.num_rows = topology.sends_to_shared(r, topology.rank) ? source.num_active : 0;
       } else {
         const std::int64_t expert = topology.first_expert(topology.rank) + l;
-        cell.first_entry = source.expert_offsets[expert];
-        cell.num_rows = source.expert_offsets[expert + 1] - cell.first_entry;
+        cell.first_entry = read_once(source.expert_offsets[expert]);
+        cell.num_rows = read_once(source.expert_offsets[expert + 1]) - cell.first_entry;
         if (cell.first_entry < 0 || cell.num_rows < 0 ||
             cell.first_entry + cell.num_rows > source.num_entries) {
           return false;

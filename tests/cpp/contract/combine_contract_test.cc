@@ -93,8 +93,8 @@ const std::vector<BadCombine> kTensors = {
        call.args.expert_scales = shaped(DType::kFloat32, {1 << 20, 1 << 11});
      },
      "expert_ids",
-     "BS*K < 2^31",
-     "2147483648"},
+     "BS*K < 2^31 and K < 2^31",
+     "(1048576, 2048)"},
     {"WeightsOfAnotherShape",
      [](CombineCall& call) { call.args.expert_scales = shaped(DType::kFloat32, {4, 3}); },
      "expert_scales",

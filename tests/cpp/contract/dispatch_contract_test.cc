@@ -107,8 +107,8 @@ const std::vector<BadDispatch> kTensors = {
        call.args.expert_ids = shaped(DType::kInt32, {1 << 20, 1 << 11});
      },
      "expert_ids",
-     "BS*K < 2^31",
-     "2147483648"},
+     "BS*K < 2^31 and K < 2^31",
+     "(1048576, 2048)"},
     {"ExpertScalesOfAnotherShape",
      [](DispatchCall& call) { call.args.expert_scales = shaped(DType::kFloat32, {4, 1}); },
      "expert_scales",

@@ -1,0 +1,227 @@
+#include "forged_group.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <iterator>
+#include <new>
+#include <utility>
+
+#include "contract/agreement.h"
+#include "numerics/kernels.h"
+#include "window/memory_budget.h"
+
+namespace waybill::fuzz {
+namespace {
+
+using window::CallHeader;
+using window::ControlPage;
+using window::Window;
+
+constexpr std::int64_t kOwnWindowBytes = std::int64_t{4} << 20;
+constexpr std::align_val_t kLine{64};
+
+class ForgedTransport final : public transport::Transport {
+ public:
+  ForgedTransport(const Window& own, std::vector<std::shared_ptr<ForgedPeer>> peers)
+      : forged_(std::move(peers)) {
+    for (const auto& peer : forged_) {
+      peers_.push_back(peer == nullptr
+                           ? transport::own_memory(own, kOwnWindowBytes)
+                           : transport::PeerMemory{peer->control.get(),
+                                                   {peer->halves[0].get(), peer->halves[1].get()},
+                                                   peer->pool.get(),
+                                                   peer->window_bytes});
+    }
+  }
+  bool has_ended(int) noexcept override { return false; }
+
+ private:
+  std::vector<std::shared_ptr<ForgedPeer>> forged_;
+};
+
+/// Kept from input to input: memory files are slow to make.
+struct Real {
+  std::shared_ptr<Window> window;
+  std::unique_ptr<Group> group;
+};
+
+Real& real(ForgedGroup::Kind kind) {
+  static std::array<Real, 2>* const all = new std::array<Real, 2>;
+  Real& one = (*all)[static_cast<std::size_t>(kind)];
+  if (one.group == nullptr) {
+    auto groups = Group::local(1, {.threads = 1, .window_bytes = kOwnWindowBytes});
+    auto window = Window::create(kOwnWindowBytes, window::MemoryBudget::process());
+    expect(groups.ok() && window.ok(), "memory for a window");
+    one.group = std::make_unique<Group>(std::move(groups->front()));
+    one.window = std::move(*window);
+  }
+  return one;
+}
+
+}  // namespace
+
+void ForgedPeer::Free::operator()(std::byte* block) const noexcept {
+  ::operator delete[](block, kLine);
+}
+
+ForgedPeer::ForgedPeer(std::int64_t bytes)
+    : control(std::make_unique<ControlPage>()), window_bytes(bytes) {
+  const auto size = static_cast<std::size_t>(bytes);
+  for (Block* block : {&halves[0], &halves[1], &pool}) {
+    block->reset(static_cast<std::byte*>(::operator new[](size, kLine)));
+    std::memset(block->get(), 0, size);
+  }
+  std::memset(pool.get(), 0x3c, size);
+}
+
+ForgedGroup::ForgedGroup(Kind kind, int rank, int world_size, Draw& draw)
+    : draw_(draw), group_(*real(kind).group) {
+  for (int r = 0; r < world_size; ++r) {
+    const std::int64_t lines = draw.flag() ? std::int64_t{1} << draw.in(0, 10) : draw.in(0, 80);
+    peers_.push_back(r == rank ? nullptr : std::make_shared<ForgedPeer>(64 * lines));
+  }
+  const auto& window = real(kind).window;
+  auto* page = new (window->control) ControlPage();
+  page->signalled.store(window::stamp(1, 0));
+  page->done.store(window::stamp(1, 0));
+  engine::SessionOptions options;
+  options.timeout = std::chrono::milliseconds(1);
+  const auto level = static_cast<SimdLevel>(draw.in(0, 2));
+  options.kernels =
+      numerics::is_supported(level) ? numerics::kernels(level) : numerics::best_kernels();
+  options.on_phase = [this](Phase phase) { on_phase(phase); };
+  options.strict = draw.strict();
+  // A group takes no transport from outside: its session is replaced where it lies.
+  engine::Session& session = group_.session();
+  session.~Session();
+  new (&session)
+      engine::Session(std::make_unique<ForgedTransport>(*window, peers_), window, rank, options);
+  post_words();
+}
+
+ForgedGroup::~ForgedGroup() { group_.close(std::chrono::milliseconds(1)); }
+
+void ForgedGroup::on_phase(Phase phase) {
+  if (phase == Phase::kWaitHalf) {
+    post_words();
+  } else if (phase == Phase::kWaitSignals) {
+    post_words();
+    publish();
+  }
+}
+
+void ForgedGroup::post_words() {
+  const window::Stamp now = window::stamp(1, group_.session().number);
+  for (const auto& peer : peers_) {
+    if (peer != nullptr) {
+      peer->control->signalled.store(now);
+      peer->control->done.store(now);
+    }
+  }
+}
+
+void ForgedGroup::publish() {
+  const std::size_t half = group_.session().number % 2;
+  const CallHeader& own = group_.session().page().headers[half];
+  const std::byte* own_half = group_.session().window().halves[half].data();
+  for (const auto& peer : peers_) {
+    if (peer == nullptr) {
+      continue;
+    }
+    CallHeader& header = peer->control->headers[half];
+    std::memcpy(&header, &own, sizeof(header));
+    std::byte* bytes = peer->halves[half].get();
+    const auto size = static_cast<std::size_t>(peer->window_bytes);
+    if (draw_.flag()) {
+      std::memcpy(bytes, own_half, std::min(size, static_cast<std::size_t>(window::kGranule)));
+    } else {
+      std::memset(bytes, 0, size);
+      header.num_entries = header.num_rows = header.num_active = 0;
+    }
+    change_header(header, peer->window_bytes);
+    change_half(*peer, half);
+    if (draw_.seldom()) {
+      window::Word* words[] = {&peer->control->left,
+                               &peer->control->signalled,
+                               &peer->control->done,
+                               &peer->control->asleep,
+                               &peer->control->reset.joined};
+      words[draw_.index(std::size(words))]->store(static_cast<window::Stamp>(
+          draw_.flag() ? draw_.any() : static_cast<std::int64_t>(header.stamp)));
+    }
+  }
+}
+
+std::int64_t ForgedGroup::value_near(std::int64_t old) {
+  switch (draw_.in(0, 2)) {
+    case 0:
+      return static_cast<std::int64_t>(static_cast<std::uint64_t>(old) +
+                                       static_cast<std::uint64_t>(draw_.in(-2, 2)));
+    case 1:
+      return draw_.in(0, 20);
+    default:
+      return draw_.any();
+  }
+}
+
+void ForgedGroup::change_header(CallHeader& header, std::int64_t window_bytes) {
+  std::int64_t* const numbers[] = {
+      &header.bs, &header.num_entries, &header.num_active, &header.num_rows, &header.pool_offset};
+  std::uint32_t* const flags[] = {
+      &header.weighted, &header.exceeds_share, &header.in_pool, &header.refused};
+  for (std::int64_t left = draw_.in(0, 4); left > 0; --left) {
+    switch (draw_.in(0, 7)) {
+      case 0:
+      case 1: {
+        std::int64_t& number = *numbers[draw_.index(std::size(numbers))];
+        number = value_near(number);
+        break;
+      }
+      case 2:
+        header.num_entries = header.num_rows = draw_.in(0, 12);
+        break;
+      case 3:
+        std::swap(header.num_entries, header.num_rows);
+        break;
+      case 4:
+        *flags[draw_.index(std::size(flags))] = static_cast<std::uint32_t>(draw_.in(0, 3));
+        break;
+      case 5:
+        header.in_pool = 1;
+        header.pool_offset = draw_.flag() ? draw_.in(0, window_bytes) : draw_.any();
+        break;
+      case 6: {
+        std::int64_t& value = header.agreement.values[draw_.index(header.agreement.values.size())];
+        value = value_near(value);
+        break;
+      }
+      default:
+        std::memset(header.refusal_text.data(),
+                    static_cast<int>(draw_.in(0, 255)),
+                    header.refusal_text.size());
+        std::memset(header.refusal_argument.data(), 'x', header.refusal_argument.size());
+        header.stamp += draw_.seldom() ? 1 : 0;
+    }
+  }
+}
+
+void ForgedGroup::change_half(ForgedPeer& peer, std::size_t half) {
+  const std::int64_t words = peer.window_bytes / 4;
+  if (words == 0) {
+    return;
+  }
+  std::byte* bytes = peer.halves[half].get();
+  for (std::int64_t left = draw_.in(0, 6); left > 0; --left) {
+    // Lists are short and begin at the start of a line.
+    const std::int64_t line = draw_.in(0, std::min<std::int64_t>(words / 16 - 1, 15)) * 16;
+    const std::int64_t word = draw_.flag() ? line + draw_.in(0, 15) : draw_.in(0, words - 1);
+    const auto value = static_cast<std::int32_t>(draw_.flag() ? draw_.in(-1, 20) : draw_.any());
+    std::memcpy(bytes + word * 4, &value, sizeof(value));
+  }
+  const std::vector<std::uint8_t> raw = draw_.bytes(static_cast<std::size_t>(draw_.in(0, 64)));
+  const auto length = std::min(static_cast<std::int64_t>(raw.size()), peer.window_bytes);
+  std::copy_n(reinterpret_cast<const std::byte*>(raw.data()), length, bytes);
+}
+
+}  // namespace waybill::fuzz

@@ -70,6 +70,10 @@ Status Call::begin() {
 }
 
 Status Call::choose_members(const std::optional<TensorView>& elastic_info) {
+  if (const std::int64_t count = session_.pool().take_damaged(); count > 0) {
+    return damaged("outputs to be written within their bounds, got " + std::to_string(count) +
+                   " that were written past their end");
+  }
   auto elastic = contract::read_elastic(checker(), elastic_info);
   if (!elastic.ok()) {
     return elastic.status();
@@ -172,18 +176,29 @@ Result<std::byte*> Call::open_half(std::int64_t bytes) {
   }
   enter(Phase::kPublish);
   window::Region& region = session_.window().halves[half_];
-  Status status = region.commit(0, bytes);
+  const bool checked = session_.options().checked;
+  const auto tail = window::CheckedTail::of(bytes, header_.num_rows);
+  const std::int64_t wanted = checked ? tail.end : bytes;
+  Status status = region.commit(0, wanted);
   if (status.code() == StatusCode::kOutOfMemory) {
     session_.pool().trim();  // free ranges of the pool keep their pages until somebody needs them
-    status = region.commit(0, bytes);
+    status = region.commit(0, wanted);
   }
   if (!status.ok()) {
     return refuse(session_.in_context(contract::name_of(op_), std::move(status)));
+  }
+  if (checked) {
+    region.fill(0, region.committed_bytes(), window::kPoison);
+    window::write_canary(region.data() + tail.canary.offset);
+    header_.checked_end = bytes;
   }
   return region.data();
 }
 
 void Call::signal() {
+  if (header_.checked_end >= 0 && header_.refused == 0) {
+    write_checksums();
+  }
   // A rank that takes this rank for a member of another call may be reading the header: it looks at
   // the stamp before and after.
   window::CallHeader& page = session_.page().headers[half_];
@@ -237,6 +252,9 @@ Status Call::gather() {
     }
   }
   status = compare_headers();
+  if (status.ok() && session_.options().checked && !tails_are_sane()) {
+    status = corrupt("a rank");
+  }
   if (!status.ok() && !failed_) {
     Status ended = finish();
     return ended.ok() ? status : ended;
@@ -320,8 +338,9 @@ Status Call::finish() {
                       {})
                : fail(StatusCode::kPeerLost, who + " ended while rows were read", ended);
   }
+  Status checked = session_.options().checked ? check_members() : Status();
   end();
-  return {};
+  return checked;
 }
 
 Status Call::wait_readers(const std::vector<int>& readers) {

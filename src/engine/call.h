@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -13,6 +14,7 @@
 #include "engine/session.h"
 #include "engine/wait.h"
 #include "waybill/status.h"
+#include "window/checks.h"
 #include "window/control.h"
 
 namespace waybill::engine {
@@ -65,6 +67,23 @@ class Call {
   window::CallHeader& header() noexcept { return header_; }
   /// Makes all that was written readable. After this peers may read until they post `done`.
   void signal();
+  /// Checked mode: what signal() makes checksums of, header().num_rows rows. Before signal().
+  void published_rows(const std::byte* rows, std::int64_t row_bytes) noexcept {
+    rows_ = rows;
+    row_bytes_ = row_bytes;
+  }
+  /// Checked mode: true unless `row`, number `index` of those that `member` published, is not what
+  /// it published. Any thread; finish() reports the first one.
+  void verify_row(int member, std::int64_t index, const std::byte* row, std::int64_t bytes) const {
+    if (session_.options().checked) {
+      compare_row(member, index, row, bytes);
+    }
+  }
+  /// Checked mode: false when `member` computed another end of what it published. Else true.
+  bool ends_at(int member, std::int64_t end) const noexcept {
+    const std::int64_t theirs = header_of(member).checked_end;
+    return theirs < 0 || theirs == end;
+  }
   /// Waits for the signal of every member, copies the headers into scratch and compares them.
   Status gather();
   /// Ends the reading: kInvalidState when a publisher moved on meanwhile (nothing that was read may
@@ -122,6 +141,12 @@ class Call {
   void log_wait(const WaitResult& result, Phase phase) const;
   Status fail(StatusCode code, std::string message, std::vector<int> ranks);
   Status compare_headers();
+  void compare_row(int member, std::int64_t index, const std::byte* row, std::int64_t bytes) const;
+  window::CheckedTail tail_of(int member) const noexcept;
+  void write_checksums();
+  bool tails_are_sane() const;
+  Status check_members() const;
+  Status damaged(const std::string& expected) const;
   bool still_valid() const;
   void end();
 
@@ -136,6 +161,9 @@ class Call {
   bool done_ = false;
   bool failed_ = false;
   window::CallHeader header_;
+  const std::byte* rows_ = nullptr;
+  std::int64_t row_bytes_ = 0;
+  mutable std::atomic<std::int64_t> bad_row_{-1};  ///< member in the high half, row in the low half
 };
 
 }  // namespace waybill::engine

@@ -45,6 +45,9 @@ Result<CombineOutputs> Combine::complete() {
     if (status.ok()) {
       status = sum();
     }
+    if (status.ok() && session_.options().checked) {
+      verify_rows();
+    }
     copy_us_ += watch.microseconds();
     status = status.ok() ? call_.finish() : call_.abandon(status);
   }
@@ -157,6 +160,9 @@ Status Combine::publish() {
     copy_rows(*half, layout);
   }
   copy_us_ += watch.microseconds();
+  call_.published_rows(
+      in_place_ ? static_cast<const std::byte*>(args_.expand_x.data) : *half + layout.rows.offset,
+      row_bytes());
   call_.signal();
   return {};
 }
@@ -216,6 +222,19 @@ Status Combine::sum() {
                          least_items(row_bytes() * shape_.slots()),
                          [&](std::int64_t begin, std::int64_t end) { sums.run(begin, end); });
   return {};
+}
+
+/// Checked mode: the rows that were summed are still those that were published.
+void Combine::verify_rows() const {
+  for (const std::byte* row : session_.scratch().rows) {
+    for (int member = 0; row != nullptr && member < num_ranks(); ++member) {
+      const std::byte* first = session_.scratch().returns[static_cast<std::size_t>(member)].rows;
+      if (row >= first && row < first + call_.header_of(member).num_rows * row_bytes()) {
+        call_.verify_row(member, (row - first) / row_bytes(), row, row_bytes());
+        break;
+      }
+    }
+  }
 }
 
 std::int64_t Combine::returned_to(int r) {

@@ -82,6 +82,7 @@ class Combine {
   Status check_complete();
 
   Status sum();
+  void verify_rows() const;
   Status wait_readers(const Status& ended);
   std::int64_t returned_to(int r);
   void count();

@@ -54,6 +54,7 @@ bool Combine::is_sane(const CallHeader& header, int r) const {
   const std::int64_t most = bytes / std::max<std::int64_t>(row_bytes(), sizeof(ReturnEntry));
   return header.num_entries >= 0 && header.num_entries <= most &&
          header.num_rows == header.num_entries && layout_of(header, r).end <= bytes &&
+         call_.ends_at(r, layout_of(header, r).end) &&
          (header.in_pool == 0 || (!shape_.quantised && header.pool_offset >= 0 &&
                                   header.pool_offset <= bytes - header.num_rows * row_bytes()));
 }

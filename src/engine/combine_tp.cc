@@ -64,6 +64,7 @@ Status Combine::publish_tp() {
                   static_cast<std::size_t>(row_bytes()));
     }
   }
+  call.published_rows(tp_in_place_ ? rows : *half, row_bytes());
   call.signal();
   return {};
 }
@@ -101,6 +102,7 @@ void Combine::add_peer_rows(std::byte* rows) {
           const numerics::Term terms[] = {{source.get(i, gathered.data()), 1.0F},
                                           {part + i * row_bytes(), 1.0F}};
           session_.kernels().weighted_sum(terms, 2, shape_.dtype, shape_.h, rows + i * row_bytes());
+          call.verify_row(tp_.peer(), i, part + i * row_bytes(), row_bytes());
         }
       });
 }

@@ -9,6 +9,7 @@
 #include "base/errors.h"
 #include "base/published.h"
 #include "engine/dispatch_publish.h"
+#include "engine/recheck.h"
 #include "engine/stopwatch.h"
 #include "numerics/float_mode.h"
 #include "window/layout.h"
@@ -48,6 +49,9 @@ Result<DispatchResult> Dispatch::complete() {
     if (Status status = exchange_tp(); !status.ok()) {
       return tp_.follow_tp(std::move(status), true);
     }
+  }
+  if (session_.options().checked) {
+    WAYBILL_RETURN_IF_ERROR(recheck_dispatch(call_.op(), args_, result_));
   }
   count();
   return std::move(result_);
@@ -119,6 +123,7 @@ Status Dispatch::publish() {
   const Stopwatch watch;
   publish_dispatch(session_, args_, shape_, call_.header(), *half);
   copy_us_ = watch.microseconds();
+  call_.published_rows(*half + layout.rows.offset, shape_.row_bytes());
   call_.signal();
   return {};
 }
@@ -154,7 +159,8 @@ bool Dispatch::is_sane(const CallHeader& header, int r) const {
   return header.bs >= 0 && header.bs <= shape_.max_bs() && header.num_entries >= 0 &&
          header.num_entries <= header.bs * shape_.k && header.num_active >= 0 &&
          header.num_active <= header.bs && header.num_rows == rows_published(shape_, header) &&
-         dispatch_layout(shape_, header).end <= call_.peer_of(r).window_bytes;
+         dispatch_layout(shape_, header).end <= call_.peer_of(r).window_bytes &&
+         call_.ends_at(r, dispatch_layout(shape_, header).end);
 }
 
 Status Dispatch::corrupt(int r) const {
@@ -313,6 +319,8 @@ bool Dispatch::pull_cell(const routing::Cell& cell,
                             half + layout.rows.offset + published * row_bytes,
                             static_cast<std::size_t>(row_bytes),
                             kind);
+    call_.verify_row(
+        cell.source, published, result_.expand_x.buffer.data() + row * row_bytes, row_bytes);
     if (listed) {
       triples[kTripleInts * row] = cell.source;
       triples[kTripleInts * row + 1] = static_cast<std::int32_t>(token);

@@ -51,6 +51,7 @@ Status Dispatch::publish_tp() {
                 result_.dynamic_scales.data<float>(),
                 static_cast<std::size_t>(layout.row_scales.bytes));
   }
+  call.published_rows(result_.expand_x.buffer.data(), shape_.row_bytes());
   call.signal();
   return {};
 }
@@ -93,6 +94,9 @@ Status Dispatch::append_peer() {
                             static_cast<std::size_t>((end - begin) * row_bytes),
                             numerics::StoreKind::kOrdinary);
   });
+  for (std::int64_t row = 0; row < rows; ++row) {
+    call.verify_row(tp_.peer(), row, destination + row * row_bytes, row_bytes);
+  }
   if (shape_.quantised) {
     std::copy_n(at<float>(half, layout.row_scales),
                 rows,

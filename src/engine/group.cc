@@ -221,10 +221,11 @@ Result<std::unique_ptr<engine::Session>> open(const std::string& id,
     point = std::move(*place);
     meeting.id = point.id;
   }
-  auto window =
-      window::Window::create(resolved->window_bytes,
-                             window::MemoryBudget::process(),
-                             window::make_identity(meeting.id, options.name, rank, world_size));
+  auto window = window::Window::create(
+      resolved->window_bytes,
+      window::MemoryBudget::process(),
+      {.identity = window::make_identity(meeting.id, options.name, rank, world_size),
+       .checked = resolved->session.checked});
   if (!window.ok()) {
     return window.status();
   }
@@ -290,10 +291,12 @@ Result<Group> Group::rejoin(const UniqueId& id,
   if (!listener.ok()) {
     return listener.status();
   }
-  auto window = window::Window::create(resolved->window_bytes,
-                                       window::MemoryBudget::process(),
-                                       window::make_identity(text, options.name, rank, world_size),
-                                       true);
+  auto window = window::Window::create(
+      resolved->window_bytes,
+      window::MemoryBudget::process(),
+      {.identity = window::make_identity(text, options.name, rank, world_size),
+       .newcomer = true,
+       .checked = resolved->session.checked});
   if (!window.ok()) {
     return window.status();
   }
@@ -326,9 +329,11 @@ Result<std::vector<Group>> Group::local(int world_size, const GroupOptions& opti
   const std::string id = UniqueId::create().to_string();
   std::vector<std::shared_ptr<window::Window>> windows;
   for (int r = 0; r < world_size; ++r) {
-    auto window = window::Window::create(resolved->window_bytes,
-                                         window::MemoryBudget::process(),
-                                         window::make_identity(id, options.name, r, world_size));
+    auto window =
+        window::Window::create(resolved->window_bytes,
+                               window::MemoryBudget::process(),
+                               {.identity = window::make_identity(id, options.name, r, world_size),
+                                .checked = resolved->session.checked});
     if (!window.ok()) {
       return window.status();
     }

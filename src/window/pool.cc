@@ -6,6 +6,7 @@
 
 #include "base/errors.h"
 #include "base/fork.h"
+#include "window/checks.h"
 
 namespace waybill::window {
 namespace {
@@ -15,15 +16,16 @@ constexpr std::size_t kExpectedBuffers = 256;
 
 }  // namespace
 
-PoolCore::PoolCore(Region region, int generation) noexcept
-    : region_(std::move(region)), fork_generation_(generation) {
+PoolCore::PoolCore(Region region, int generation, bool checked) noexcept
+    : region_(std::move(region)), fork_generation_(generation), checked_(checked) {
   free_.reserve(kExpectedBuffers);
   idle_blocks_.reserve(kExpectedBuffers);
   free_.push_back({0, region_.size_bytes()});
 }
 
 Result<Block*> PoolCore::allocate(std::int64_t bytes) {
-  const std::int64_t size = std::max((bytes + kPage - 1) / kPage * kPage, kPage);
+  const std::int64_t canary = checked_ ? kCanaryBytes : 0;
+  const std::int64_t size = std::max((bytes + canary + kPage - 1) / kPage * kPage, kPage);
   const std::lock_guard lock(mutex_);
   const auto range = std::find_if(
       free_.begin(), free_.end(), [size](const Range& r) { return r.size_bytes >= size; });
@@ -52,7 +54,34 @@ Result<Block*> PoolCore::allocate(std::int64_t bytes) {
     free_.erase(range);
   }
   ++references_;
+  if (checked_) {
+    if (Status status = guard(block); !status.ok()) {
+      give_back({block->offset, block->size_bytes});
+      idle_blocks_.push_back(block);
+      --references_;
+      return status;
+    }
+  }
   return block;
+}
+
+/// Where the buffer's address space ends: its holder may write to all of it.
+const std::byte* PoolCore::canary_of(const Block& block) const noexcept {
+  return region_.data() + block.offset + block.size_bytes - kCanaryBytes;
+}
+
+Status PoolCore::guard(Block* block) {
+  const std::int64_t offset = block->offset + block->size_bytes - kCanaryBytes;
+  if (Status status = region_.commit(offset, kCanaryBytes); !status.ok()) {
+    return status;
+  }
+  write_canary(region_.data() + offset);
+  return {};
+}
+
+void PoolCore::inspect(const Block& block) noexcept {
+  damaged_ += is_intact(canary_of(block)) ? 0 : 1;
+  region_.fill(block.offset, block.size_bytes, kPoison);
 }
 
 Status PoolCore::commit(std::int64_t offset, std::int64_t bytes) {
@@ -99,6 +128,9 @@ void PoolCore::free(Block* block) noexcept {
   }
   {
     const std::lock_guard lock(mutex_);
+    if (checked_) {
+      inspect(*block);
+    }
     give_back({block->offset, block->size_bytes});
     idle_blocks_.push_back(block);
   }
@@ -116,12 +148,12 @@ void PoolCore::drop() noexcept {
   }
 }
 
-Result<Pool> Pool::create(std::int64_t bytes, MemoryBudget& budget) {
+Result<Pool> Pool::create(std::int64_t bytes, MemoryBudget& budget, bool checked) {
   auto region = Region::create("the pool of outputs", bytes, budget);
   if (!region.ok()) {
     return region.status();
   }
-  return Pool(new PoolCore(std::move(*region), fork_generation()));
+  return Pool(new PoolCore(std::move(*region), fork_generation(), checked));
 }
 
 Pool::~Pool() {
@@ -158,6 +190,11 @@ std::int64_t Pool::offset_of(const void* data, std::int64_t bytes) const noexcep
 void Pool::trim() noexcept {
   const std::lock_guard lock(core_->mutex_);
   core_->trim();
+}
+
+std::int64_t Pool::take_damaged() noexcept {
+  const std::lock_guard lock(core_->mutex_);
+  return std::exchange(core_->damaged_, 0);
 }
 
 Pool::Usage Pool::usage() const {

@@ -29,7 +29,8 @@ struct Block {
 /// that repeats itself writes warm memory. Thread safe. Buffers may outlive the pool.
 class Pool {
  public:
-  static Result<Pool> create(std::int64_t bytes, MemoryBudget& budget);
+  /// `checked`: buffers get a canary behind their end and are poisoned when freed.
+  static Result<Pool> create(std::int64_t bytes, MemoryBudget& budget, bool checked = false);
   Pool(Pool&& other) noexcept : core_(std::exchange(other.core_, nullptr)) {}
   Pool& operator=(Pool&& other) noexcept {
     std::swap(core_, other.core_);
@@ -54,6 +55,8 @@ class Pool {
     std::int64_t buffers;
   };
   Usage usage() const;
+  /// Checked mode: buffers found written past their end since the last time.
+  std::int64_t take_damaged() noexcept;
 
  private:
   explicit Pool(PoolCore* core) noexcept : core_(core) {}
@@ -63,7 +66,7 @@ class Pool {
 /// The part of a pool that lives until its last buffer is gone.
 class PoolCore {
  public:
-  PoolCore(Region region, int generation) noexcept;
+  PoolCore(Region region, int generation, bool checked) noexcept;
 
   std::byte* data() const noexcept { return region_.data(); }
   void drop() noexcept;  ///< one reference fewer: a buffer or the pool itself
@@ -80,10 +83,15 @@ class PoolCore {
   Status commit(std::int64_t offset, std::int64_t bytes);
   void give_back(Range range);
   void trim() noexcept;
+  Status guard(Block* block);
+  void inspect(const Block& block) noexcept;
+  const std::byte* canary_of(const Block& block) const noexcept;
 
   mutable std::mutex mutex_;
   Region region_;
   const int fork_generation_;
+  const bool checked_;
+  std::int64_t damaged_ = 0;
   std::int64_t references_ = 1;
   std::vector<Range> free_;   ///< by offset, never adjacent
   std::deque<Block> blocks_;  ///< stable addresses

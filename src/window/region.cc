@@ -206,6 +206,18 @@ void Region::punch(std::int64_t offset, std::int64_t bytes) noexcept {
   budget_->release(freed);
 }
 
+void Region::fill(std::int64_t offset, std::int64_t bytes, std::byte value) noexcept {
+  const std::int64_t end = offset + bytes;
+  while (offset < end) {
+    const std::int64_t next = std::min((offset / kGranule + 1) * kGranule, end);
+    if (has(offset / kGranule)) {
+      std::memset(
+          data_ + offset, std::to_integer<int>(value), static_cast<std::size_t>(next - offset));
+    }
+    offset = next;
+  }
+}
+
 Result<PeerMapping> PeerMapping::map(int fd, std::int64_t bytes) {
   struct stat file{};
   if (fstat(fd, &file) != 0 || file.st_size < bytes || bytes <= 0) {

@@ -41,6 +41,8 @@ class Region {
 
   /// Makes sure that [offset, offset+bytes) has pages. Costs nothing where it has them already.
   Status commit(std::int64_t offset, std::int64_t bytes);
+  /// Fills what has pages in the range.
+  void fill(std::int64_t offset, std::int64_t bytes, std::byte value) noexcept;
   /// Gives the pages of the granules that lie wholly in the range back. Their content is lost.
   void punch(std::int64_t offset, std::int64_t bytes) noexcept;
 

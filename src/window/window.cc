@@ -7,12 +7,11 @@ namespace waybill::window {
 
 Result<std::unique_ptr<Window>> Window::create(std::int64_t bytes,
                                                MemoryBudget& budget,
-                                               const Identity& identity,
-                                               bool newcomer) {
+                                               const WindowOptions& options) {
   auto control = Region::create("the control page", kControlBytes, budget, kControlFile);
   auto first = Region::create("the window", bytes, budget);
   auto second = Region::create("the window", bytes, budget);
-  auto pool = Pool::create(bytes, budget);
+  auto pool = Pool::create(bytes, budget, options.checked);
   for (const Status& status : {control.status(), first.status(), second.status(), pool.status()}) {
     if (!status.ok()) {
       return status;
@@ -22,8 +21,8 @@ Result<std::unique_ptr<Window>> Window::create(std::int64_t bytes,
     return status;
   }
   auto* page = new (control->data()) ControlPage();
-  page->identity = identity;
-  if (newcomer) {
+  page->identity = options.identity;
+  if (options.newcomer) {
     page->newcomer.store(1);
   } else {
     page->signalled.store(stamp(1, 0));

@@ -18,6 +18,12 @@ inline constexpr std::int64_t kControlBytes =
 /// Name of the memory file of a control page, by which tools find groups (transport/inspect.h).
 inline constexpr const char* kControlFile = "waybill-control";
 
+struct WindowOptions {
+  Identity identity;
+  bool newcomer = false;  ///< of a process that comes back
+  bool checked = false;   ///< the pool's buffers have canaries and are poisoned when freed
+};
+
 /// All memory of one rank that peers can read: control page, two halves, pool.
 /// Owner: the rank's Session. Freed when the session and, for the pool, the last buffer is gone.
 struct Window {
@@ -30,8 +36,7 @@ struct Window {
   /// for a newcomer before every epoch.
   static Result<std::unique_ptr<Window>> create(std::int64_t bytes,
                                                 MemoryBudget& budget,
-                                                const Identity& identity = {},
-                                                bool newcomer = false);
+                                                const WindowOptions& options = {});
 };
 
 }  // namespace waybill::window

@@ -68,6 +68,8 @@ struct GroupOptions {
   std::vector<std::pair<std::int32_t, std::uint64_t>> processes;
   /// The vendor's limits on top of the contract's. kNone: WAYBILL_STRICT.
   Strict strict = Strict::kNone;
+  /// Looks for damage in windows and outputs, at a cost. Also with WAYBILL_CHECK=1.
+  bool checked = false;
   /// Asked at least twice a second while an operator waits, on the calling thread. True ends the
   /// wait with kInterrupted.
   std::function<bool()> interrupted;

@@ -59,7 +59,7 @@ Result<Resolved> resolve(const GroupOptions& options, int ranks_on_host) {
   resolved.session.interrupted = options.interrupted;
   resolved.session.on_phase = options.on_phase;
   resolved.session.log = env->log_waits ? options.log : nullptr;
-  resolved.session.checked = env->checked;
+  resolved.session.checked = options.checked || env->checked;
   resolved.session.strict = options.strict != Strict::kNone ? options.strict : env->strict;
   resolved.session.hccl_buffsize_mb = env->hccl_buffsize_mb;
   resolved.window_bytes = options.window_bytes > 0 ? options.window_bytes : env->window_bytes;

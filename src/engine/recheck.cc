@@ -25,14 +25,14 @@ struct Letters {
         k(args.expert_ids.shape[1]),
         tp(std::max(args.tp_world_size, 1)),
         gbs(args.global_bs != 0 ? args.global_bs : bs * e),
-        l(m / (e - sr)) {
+        l(e > sr ? m / (e - sr) : 0) {
     const bool elastic = args.elastic_info.has_value();
     const bool shared = args.ep_rank_id < sr;
     const std::int64_t routed = gbs * std::min(l, k);
     const std::int64_t per_shared = sr > 0 ? sr / s : 1;
     const std::int64_t for_shared = sr > 0 ? gbs / e * ((e + per_shared - 1) / per_shared) : 0;
     a = elastic ? std::max(routed, for_shared) : shared ? for_shared : routed;
-    local_e = shared && !elastic ? 1 : l;
+    local_e = elastic ? std::max<std::int64_t>(l, 1) : shared ? 1 : l;
   }
 };
 
@@ -63,7 +63,8 @@ Status check_counts(Operator op, const DispatchArgs& args, const DispatchResult&
                                     ? result.tp_recv_counts.data<std::int32_t>()[args.tp_rank_id]
                                     : result.rows;
   std::int64_t last = 0;
-  for (std::int64_t i = 0; i < args.ep_world_size; ++i) {
+  const auto first = std::min<std::int64_t>(args.ep_world_size, result.ep_recv_counts.shape[0]);
+  for (std::int64_t i = 0; i < first; ++i) {
     if (counts[i] < last && counts[i] != 0) {
       return wrong(op, "ep_recv_counts", "sums that do not fall", std::to_string(counts[i]));
     }

@@ -7,6 +7,8 @@
 #include <thread>
 #include <vector>
 
+#include "window/checks.h"
+
 namespace waybill::window {
 namespace {
 
@@ -48,6 +50,30 @@ TEST(Pool, AFreedRangeIsWarmAndUsedAgain) {
   pool.trim();
   EXPECT_EQ(pool.usage().reserved_bytes, 0);
   EXPECT_EQ(budget.reserved(), 0);
+}
+
+TEST(CheckedPool, PoisonsWhatIsFreedAndNoticesWhoWritesPastTheEnd) {
+  MemoryBudget budget;
+  auto pool = Pool::create(kPoolBytes, budget, true);
+  ASSERT_TRUE(pool.ok());
+  std::byte* data = nullptr;
+  {
+    auto buffer = pool->allocate(5000);
+    ASSERT_TRUE(buffer.ok() && pool->commit(*buffer, 5000).ok());
+    data = buffer->data();
+    std::memset(data, 1, 5000);
+  }
+  EXPECT_EQ(data[0], kPoison);
+  EXPECT_EQ(data[4999], kPoison);
+  EXPECT_EQ(pool->take_damaged(), 0);
+  {
+    auto buffer = pool->allocate(kGranule - kCanaryBytes);
+    ASSERT_TRUE(buffer.ok() && pool->commit(*buffer, 10).ok());
+    data = buffer->data();
+    data[kGranule - kCanaryBytes] = std::byte{1};
+  }
+  EXPECT_EQ(pool->take_damaged(), 1);
+  EXPECT_EQ(pool->take_damaged(), 0);
 }
 
 TEST(Pool, FullAddressSpaceIsAnErrorThatSaysSo) {

@@ -206,8 +206,10 @@ void Call::signal() {
   published.store(0, std::memory_order_relaxed);
   window::fence_all();
   header_.stamp = 0;
+  window::step();
   page = header_;
   header_.stamp = stamp_;
+  window::step();
   published.store(stamp_, std::memory_order_release);
   numerics::stream_fence();
   session_.post(session_.page().signalled, stamp_);
@@ -217,7 +219,9 @@ void Call::signal() {
 /// False when the header is of another call.
 bool Call::copy_header(int rank, window::CallHeader& header) const {
   const window::CallHeader& page = session_.peer(rank).control->headers[half_];
+  window::step();
   std::memcpy(&header, &page, sizeof(header));
+  window::step();
   window::fence_reads();
   // Peers map the page read-only; an atomic load does not write.
   std::atomic_ref<window::Stamp> published(const_cast<window::Stamp&>(page.stamp));

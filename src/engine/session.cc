@@ -138,6 +138,7 @@ void Session::post(window::Word& word, window::Stamp value) {
   word.store(value);
   window::fence_all();
   for (const int rank : everyone_) {
+    window::step();
     if (peer(rank).control->asleep.value.load(std::memory_order_relaxed) != 0) {
       futex_wake_all(word.value);
       return;

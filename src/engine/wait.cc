@@ -105,6 +105,7 @@ class Waiter {
       slept_for_ = missing_;
     }
     const window::Word& word = word_of(missing_.front());
+    window::step();
     asleep.value.store(1, std::memory_order_seq_cst);
     window::fence_all();
     const window::Stamp seen = word.load();

@@ -17,15 +17,6 @@ constexpr std::uint32_t epoch_of(Stamp value) noexcept {
 }
 constexpr std::uint32_t call_of(Stamp value) noexcept { return static_cast<std::uint32_t>(value); }
 
-/// One word of a control page, alone on its cache line. Its owner writes, everybody reads.
-struct alignas(64) Word {
-  std::atomic<Stamp> value{0};
-
-  Stamp load() const noexcept { return value.load(std::memory_order_acquire); }
-  void store(Stamp next) noexcept { value.store(next, std::memory_order_release); }
-};
-static_assert(std::atomic<Stamp>::is_always_lock_free && sizeof(Word) == 64);
-
 #if defined(__SANITIZE_THREAD__)
 #define WAYBILL_TSAN 1
 #elif defined(__has_feature)
@@ -34,8 +25,37 @@ static_assert(std::atomic<Stamp>::is_always_lock_free && sizeof(Word) == 64);
 #endif
 #endif
 
+#ifdef WAYBILL_TSAN
+/// Called before every step that other ranks can see: tests put delays there.
+inline std::atomic<void (*)()> before_step{nullptr};
+
+inline void step() noexcept {
+  if (auto* const hook = before_step.load(std::memory_order_relaxed)) {
+    hook();
+  }
+}
+#else
+inline void step() noexcept {}
+#endif
+
+/// One word of a control page, alone on its cache line. Its owner writes, everybody reads.
+struct alignas(64) Word {
+  std::atomic<Stamp> value{0};
+
+  Stamp load() const noexcept {
+    step();
+    return value.load(std::memory_order_acquire);
+  }
+  void store(Stamp next) noexcept {
+    step();
+    value.store(next, std::memory_order_release);
+  }
+};
+static_assert(std::atomic<Stamp>::is_always_lock_free && sizeof(Word) == 64);
+
 /// Full fence. ThreadSanitizer does not know fences: there a read-modify-write takes its place.
 inline void fence_all() noexcept {
+  step();
 #ifdef WAYBILL_TSAN
   thread_local std::atomic<int> word{0};
   word.fetch_add(1, std::memory_order_seq_cst);

@@ -1,0 +1,292 @@
+// Random schedules: ranks as threads, a random delay before every step that others can see
+// (window/words.h), calls that succeed, are refused, are skipped, come too late or leave ranks out,
+// and resets. Only the thread sanitizer's build has the steps; elsewhere phases are delayed.
+// WAYBILL_SCHEDULES: how many (default 300). A failure prints the smallest schedule that fails.
+
+#include <gtest/gtest.h>
+#include <rapidcheck/gtest.h>
+#include <sched.h>
+
+#include <atomic>
+#include <barrier>
+#include <chrono>
+#include <cstdlib>
+#include <ostream>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "support/ranks.h"
+#include "waybill/barrier.h"
+#include "window/words.h"
+
+namespace waybill {
+namespace {
+
+using namespace std::chrono_literals;
+using testing::LayerCase;
+using testing::plain_layer;
+using testing::run_layer;
+
+constexpr auto kPatience = 60s;
+constexpr auto kShort = 2ms;  ///< the timeout of calls that somebody misses
+
+enum class Kind { kLayer, kInPlace, kSetUp, kBarrier, kRefused, kSkipped, kLate, kShrunk, kReset };
+
+struct Turn {
+  Kind kind;
+  int rank;  ///< who refuses, skips, is late or is left out
+};
+
+struct Schedule {
+  int num_ranks;
+  std::vector<Turn> turns;
+  std::vector<std::vector<std::uint8_t>> delays;  ///< for each rank, one after the other, for ever
+};
+
+std::ostream& operator<<(std::ostream& out, const Schedule& schedule) {
+  out << schedule.num_ranks << " ranks; turns (kind, rank):";
+  for (const Turn& turn : schedule.turns) {
+    out << " (" << static_cast<int>(turn.kind) << ", " << turn.rank << ")";
+  }
+  for (const auto& delays : schedule.delays) {
+    out << "; delays:";
+    for (const std::uint8_t delay : delays) {
+      out << " " << static_cast<int>(delay);
+    }
+  }
+  return out;
+}
+
+/// What delays the steps of the rank of this thread.
+struct Delays {
+  const std::vector<std::uint8_t>* values = nullptr;
+  std::size_t next = 0;
+  bool late = false;  ///< the next step takes longer than kShort
+};
+thread_local Delays own_delays;
+
+void wait_a_little() {
+  Delays& own = own_delays;
+  if (own.values == nullptr || own.values->empty()) {
+    return;
+  }
+  const int delay = (*own.values)[own.next++ % own.values->size()];
+  if (own.late && delay % 16 == 5) {
+    own.late = false;
+    std::this_thread::sleep_for(3 * kShort);
+  } else if (delay >= 240) {
+    std::this_thread::sleep_for(std::chrono::microseconds(delay - 200));
+  } else if (delay >= 160) {
+    sched_yield();
+  }
+}
+
+/// One rank's way through a schedule. All ranks take the same turns.
+class Player {
+ public:
+  Player(Group& group, const Schedule& schedule, std::barrier<>& all, std::atomic<bool>& failed)
+      : group_(group), schedule_(schedule), all_(all), failed_(failed) {
+    own_delays = {&schedule.delays[static_cast<std::size_t>(group.rank())], 0, false};
+  }
+
+  /// "" or what is wrong.
+  std::string play() {
+    std::string wrong;
+    for (const Turn& turn : schedule_.turns) {
+      group_.set_timeout(kPatience);
+      const std::string found = take(turn);
+      wrong = wrong.empty() ? found : wrong;
+      all_.arrive_and_wait();
+      const bool reset = failed_ || turn.kind == Kind::kShrunk || turn.kind == Kind::kReset;
+      all_.arrive_and_wait();
+      failed_ = false;
+      if (reset) {
+        const std::string bad = come_together();
+        wrong = wrong.empty() ? bad : wrong;
+      }
+    }
+    return wrong;
+  }
+
+ private:
+  int rank() const { return group_.rank(); }
+
+  std::string take(const Turn& turn) {
+    const bool chosen = turn.rank == rank();
+    LayerCase layer = plain_layer(schedule_.num_ranks);
+    switch (turn.kind) {
+      case Kind::kLayer:
+        return run_layer(group_, layer);
+      case Kind::kInPlace:
+        layer.expert_rows = testing::ExpertRows::kInPlace;
+        return run_layer(group_, layer);
+      case Kind::kSetUp:
+        layer.set_up = true;
+        layer.form = IndexForm::kOccurrences;
+        layer.expert_rows = testing::ExpertRows::kInPlace;
+        return run_layer(group_, layer);
+      case Kind::kBarrier:
+        return barrier(group_, {.world_size = schedule_.num_ranks}).message() == "ok" ? ""
+                                                                                      : "barrier";
+      case Kind::kRefused:
+        return refuse(layer, chosen);
+      case Kind::kSkipped:
+        group_.set_timeout(kShort);
+        return chosen ? note_failure() : expect_failure(layer);
+      case Kind::kLate:
+        return come_late(layer, chosen);
+      case Kind::kShrunk:
+        return shrink(turn.rank);
+      case Kind::kReset:
+        return "";
+    }
+    return "";
+  }
+
+  std::string note_failure() {
+    failed_ = true;
+    return "";
+  }
+
+  std::string refuse(const LayerCase& layer, bool chosen) {
+    DispatchArgs args = layer.dispatch_args(rank());
+    args.quant_mode = chosen ? 7 : 0;
+    const StatusCode code = testing::dispatch_only(group_, args).code();
+    const StatusCode expected = chosen ? StatusCode::kInvalidArgument : StatusCode::kMismatch;
+    return code == expected ? "" : std::string("a refusal gives ") + name_of(code);
+  }
+
+  /// The call cannot succeed: some rank does not make it.
+  std::string expect_failure(const LayerCase& layer) {
+    const StatusCode code = testing::dispatch_only(group_, layer.dispatch_args(rank())).code();
+    failed_ = true;
+    return code == StatusCode::kTimeout || code == StatusCode::kInvalidState
+               ? ""
+               : std::string("a skipped call gives ") + name_of(code);
+  }
+
+  /// A rank stops for longer than the timeout, somewhere: whatever is returned is right.
+  std::string come_late(LayerCase& layer, bool chosen) {
+    layer.expert_rows = testing::ExpertRows::kInPlace;
+    group_.set_timeout(kShort);
+    own_delays.late = chosen;
+    const std::string wrong = run_layer(group_, layer);
+    own_delays.late = false;
+    const bool gave_up = wrong.find("did not come within") != std::string::npos ||
+                         wrong.find("expected every rank") != std::string::npos ||
+                         wrong.find("was left behind") != std::string::npos ||
+                         wrong.find("called reset during") != std::string::npos;
+    if (gave_up) {
+      failed_ = true;
+    }
+    return gave_up ? "" : wrong;
+  }
+
+  /// Calls without one rank, which does nothing meanwhile.
+  std::string shrink(int left_out) {
+    std::vector<int> members;
+    for (int r = 0; r < schedule_.num_ranks; ++r) {
+      if (r != left_out) {
+        members.push_back(r);
+      }
+    }
+    return run_layer(group_, testing::scaled_in(schedule_.num_ranks, members));
+  }
+
+  /// A reset of all, after which every rank is at the same point, and a call that works.
+  std::string come_together() {
+    group_.set_timeout(kPatience);
+    auto members = group_.reset();
+    if (!members.ok() && members.status().code() == StatusCode::kInvalidState) {
+      members = group_.reset();
+    }
+    if (!members.ok()) {
+      return members.status().message();
+    }
+    if (static_cast<int>(members->size()) != schedule_.num_ranks) {
+      return "reset: not everybody";
+    }
+    return run_layer(group_, plain_layer(schedule_.num_ranks));
+  }
+
+  Group& group_;
+  const Schedule& schedule_;
+  std::barrier<>& all_;
+  std::atomic<bool>& failed_;
+};
+
+std::string play(const Schedule& schedule) {
+  GroupOptions options;
+  options.timeout = kPatience;
+  options.window_bytes = testing::kTestWindowBytes;
+#ifdef WAYBILL_TSAN
+  window::before_step = &wait_a_little;
+#else
+  options.on_phase = [](Phase) { wait_a_little(); };
+#endif
+  auto groups = Group::local(schedule.num_ranks, options);
+  if (!groups.ok()) {
+    return groups.status().message();
+  }
+  std::barrier<> all(schedule.num_ranks);
+  std::atomic<bool> failed{false};
+  std::vector<std::string> wrong(groups->size());
+  testing::on_threads(groups->size(), [&](std::size_t r) {
+    wrong[r] = Player((*groups)[r], schedule, all, failed).play();
+    own_delays = {};
+    return Status();
+  });
+  for (std::size_t r = 0; r < wrong.size(); ++r) {
+    if (!wrong[r].empty()) {
+      return "rank " + std::to_string(r) + ": " + wrong[r];
+    }
+  }
+  return "";
+}
+
+rc::Gen<Schedule> any_schedule() {
+  return rc::gen::mapcat(rc::gen::inRange(2, 5), [](int num_ranks) {
+    const auto turn =
+        rc::gen::apply([](int kind, int rank) { return Turn{static_cast<Kind>(kind), rank}; },
+                       rc::gen::inRange(0, static_cast<int>(Kind::kReset) + 1),
+                       rc::gen::inRange(0, num_ranks));
+    const auto delays =
+        rc::gen::container<std::vector<std::uint8_t>>(17, rc::gen::arbitrary<std::uint8_t>());
+    return rc::gen::apply(
+        [num_ranks](std::vector<Turn> turns, std::vector<std::vector<std::uint8_t>> all) {
+          return Schedule{num_ranks, std::move(turns), std::move(all)};
+        },
+        rc::gen::resize(6, rc::gen::container<std::vector<Turn>>(turn)),
+        rc::gen::container<std::vector<std::vector<std::uint8_t>>>(
+            static_cast<std::size_t>(num_ranks), delays));
+  });
+}
+
+TEST(Schedules, NoneGivesAWrongRowOrAHang) {
+  const char* wanted = std::getenv("WAYBILL_SCHEDULES");
+  const int count = wanted == nullptr ? 300 : std::atoi(wanted);
+  rc::detail::TestMetadata metadata;
+  metadata.id = "schedules";
+  rc::detail::TestParams params = rc::detail::configuration().testParams;
+  params.maxSuccess = count;
+  const auto result = rc::detail::checkTestable(
+      [] {
+        const Schedule schedule = *any_schedule();
+        RC_LOG() << schedule;
+        const std::string wrong = play(schedule);
+        if (!wrong.empty()) {
+          RC_FAIL(wrong);
+        }
+      },
+      metadata,
+      params);
+  std::ostringstream text;
+  rc::detail::printResultMessage(result, text);
+  std::cout << text.str() << '\n';
+  EXPECT_TRUE(result.template is<rc::detail::SuccessResult>()) << text.str();
+}
+
+}  // namespace
+}  // namespace waybill

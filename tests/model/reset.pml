@@ -1,0 +1,484 @@
+/* Reset: the agreement on who is there, with shrink and rejoin.
+ *
+ * Every rank is a process that calls reset at most RUNS times. Each load and store of a word is a
+ * step of its own; what is computed from it belongs to the step. A look at whether a process lives
+ * goes together with the load beside it: what a dead rank posted is final.
+ *
+ * A round of the code's polling that changed nothing would go the same way again. So a rank waits
+ * after a round until something was posted, or until a time is over (TIMEOUTS: any time may be over
+ * at any moment), and a group that would poll for ever shows as one in which nobody can go on.
+ *
+ * With REJOIN rank Q may be restarted once: its first process is number Q here, its second number N,
+ * and each has its own page. A survivor's `view` says which of the two pages it has mapped.
+ *
+ * Parameters: N ranks; ATTEMPTS: later ones are cut off; RUNS; TIMEOUTS, GIVE_UPS (0 or 1);
+ * DEATHS: number of processes that may end at any moment; REJOIN (0 or 1), Q.
+ * Defects: see tools/check_model.py.
+ */
+
+#ifndef N
+#define N 2
+#endif
+#ifndef ATTEMPTS
+#define ATTEMPTS 2
+#endif
+#ifndef RUNS
+#define RUNS 1
+#endif
+#ifndef TIMEOUTS
+#define TIMEOUTS 0
+#endif
+#ifndef GIVE_UPS
+#define GIVE_UPS 0
+#endif
+#ifndef DEATHS
+#define DEATHS 0
+#endif
+#ifndef REJOIN
+#define REJOIN 0
+#endif
+#ifndef Q
+#define Q (N - 1)
+#endif
+
+#define PAGES (N + REJOIN)
+#define ALL ((1 << N) - 1)
+#define NOBODY 255
+#define IN(set, r) ((set) >> (r) & 1)
+#define PACK(attempt, low) ((attempt) * 8 + (low))
+#define ATTEMPT(word) ((word) / 8)
+#define LOW(word) ((word) % 8)
+
+/* ResetStage, the low half of `joined`. */
+#define kOutside 0
+#define kGathering 1
+#define kClosed 2
+#define kConcluded 3
+#define kGaveUp 4
+
+/* The words of ResetPosts. `incarnations` stands for the hash over (rank, incarnation). */
+byte joined[PAGES], call[PAGES], list[PAGES], members[PAGES], incarnations[PAGES], accepted[PAGES];
+
+bool ended[PAGES];
+byte view[PAGES] = Q;      /* the page of rank Q that this process has mapped */
+bool knocks;               /* the new process of Q has asked to come in */
+byte answered;             /* the ranks that have admitted it */
+
+byte changed;              /* the processes for which something was posted since their last round */
+
+/* What each rank has concluded in each attempt, for the properties: the list, its call number and
+   the process of rank Q that it means. */
+byte concluded[(ATTEMPTS + 1) * N];
+#define CONCLUDED(r) concluded[attempt * N + (r)]
+#define MEANING (mine + 8 * mine_call + 32 * (REJOIN && IN(mine, Q) -> view[me] : 0))
+#define SET(meaning) ((meaning) & ALL)
+bool finished[PAGES], has_concluded[PAGES], cut;
+byte deaths;
+
+/* A process ends just before a store, or while it waits: between its stores nobody could tell. */
+#define MAY_DIE (deaths < DEATHS && (!REJOIN || me == Q))
+#define DIE deaths++; ended[me] = true; changed = 255; goto dead
+#define POST(word, value) \
+  atomic { \
+    if \
+    :: MAY_DIE -> DIE \
+    :: word = value; changed = 255 \
+    fi \
+  }
+#define PAGE(r) (REJOIN && (r) == Q -> view[me] : (r))
+/* Ranks that the new process has not met yet count as ended. */
+#define KNOWS(r) (me != N || (r) == id || IN(answered, r))
+#define LIVES(r) ((r) == id || (KNOWS(r) && !ended[PAGE(r)]))
+#define HAS_ACCEPTED(r, c) (KNOWS(r) && accepted[PAGE(r)] == PACK(attempt, (c) + 1))
+#define JOINED(r) joined[PAGE(r)]
+#define IS_HERE(r) (ATTEMPT(JOINED(r)) == attempt && LOW(JOINED(r)) != kGaveUp)
+
+/* A rank that gave up an attempt does not come back to it: it may have accepted a list there.
+   code: Reset::choose_attempt */
+#ifdef COMES_BACK_TO_ATTEMPT
+#define LAST known
+#else
+#define LAST (known > attempt -> known : attempt)
+#endif
+inline choose_attempt() {
+  atomic { latest = LAST; under_way = false; r = 0 };
+  do
+  :: atomic {
+       r < N ->
+       word = JOINED(r);
+       if
+       :: r == id || ATTEMPT(word) < latest || !KNOWS(r)
+       :: else ->
+          open = (LOW(word) == kGathering || LOW(word) == kClosed) && LIVES(r);
+          under_way = open || (ATTEMPT(word) == latest && under_way);
+          latest = ATTEMPT(word);
+          if
+          :: LOW(word) == kConcluded && latest > known ->
+             known = latest;
+             if
+             :: me != N -> attempt = known; goto too_late
+             :: else
+             fi
+          :: else
+          fi
+       fi;
+       r++
+     }
+  :: atomic {
+       r == N ->
+       attempt = (under_way && latest > LAST -> latest : latest + 1);
+       latest = 0; under_way = false; open = false; word = 0; r = 0;
+       break
+     }
+  od
+}
+
+mtype:outcomes = { kOpen, kHolds, kBroken };
+
+/* What a list comes to, from the `accepted` of those on it.
+   code: Reset::outcome */
+inline find_outcome(closer_asked, set) {
+  atomic { x = 0; outcome = kHolds };
+  do
+  :: atomic { x < N && (!IN(set, x) || HAS_ACCEPTED(x, closer_asked)) -> x++ }
+  :: atomic {
+       x < N && IN(set, x) && !HAS_ACCEPTED(x, closer_asked) ->
+       if
+       :: !KNOWS(x)
+       :: KNOWS(x) && (ATTEMPT(accepted[PAGE(x)]) == attempt || !LIVES(x)) -> outcome = kBroken; break
+       :: else
+       fi
+     };
+     atomic {
+       if
+       :: KNOWS(x) && LOW(JOINED(x)) == kGaveUp -> outcome = kBroken; break
+       :: else -> outcome = kOpen; x++
+       fi
+     }
+  :: atomic { x == N -> break }
+  od;
+  x = 0
+}
+
+/* code: Reset::accept -> accepted, joined */
+inline accept(closer_chosen, set, number, page_of_q) {
+  atomic { closer = closer_chosen; mine = set; mine_call = number; mine_incarnation = page_of_q };
+  POST(accepted[me], PACK(attempt, closer_chosen + 1));
+#ifdef ACCEPTS_TWICE
+  closer = NOBODY;
+#endif
+  POST(joined[me], PACK(attempt, kClosed))
+}
+
+#ifdef LIST_WITHOUT_INCARNATIONS
+#define MAPS_THE_SAME true
+#else
+#define MAPS_THE_SAME (!REJOIN || !IN(seen, Q) || seen_incarnation == view[me])
+#endif
+
+/* The list of rank r, when it has closed one in this attempt. The members are read before a later
+   attempt of its closer can overwrite them, or not used.
+   code: Reset::has_list, Reset::on_list, Reset::consider, Reset::incarnations */
+inline look_at_list() {
+  if
+  :: ATTEMPT(list[PAGE(r)]) == attempt ->
+     atomic { seen_call = LOW(list[PAGE(r)]); seen = members[PAGE(r)] };
+     seen_incarnation = incarnations[PAGE(r)];
+     if
+#ifndef LIST_MAY_BE_OLD
+     :: ATTEMPT(JOINED(r)) != attempt -> seen = 0
+#endif
+     :: else
+     fi;
+     if
+     :: seen == 0
+     :: seen != 0 && IN(seen, id) ->
+        if
+        :: MAPS_THE_SAME -> accept(r, seen, seen_call, seen_incarnation)
+        :: else -> differs = true
+        fi
+     :: seen != 0 && !IN(seen, id) ->
+        find_outcome(r, seen);
+        if
+        :: outcome == kHolds -> excluded = true
+        :: outcome == kBroken -> next = true
+        :: outcome == kOpen -> awaits = true
+        fi
+     fi;
+     atomic { seen = 0; seen_call = 0; seen_incarnation = 0 }
+  :: else
+  fi
+}
+
+/* code: Reset::look_at */
+inline look_at() {
+  atomic { word = (KNOWS(r) -> JOINED(r) : 0); later = ATTEMPT(word) > attempt && LOW(word) != kGaveUp && LIVES(r) };
+  if
+  :: later ->
+     if
+     :: closer != NOBODY -> find_outcome(closer, mine)
+     :: else -> outcome = kOpen
+     fi;
+     atomic {
+       if
+       :: outcome == kHolds -> concludes = true
+       :: outcome != kHolds && LOW(word) == kConcluded -> excluded = true
+       :: else -> attempt = ATTEMPT(word); word = 0; later = false; r = 0; goto join
+       fi
+     }
+  :: !later && ATTEMPT(word) == attempt && closer == NOBODY -> look_at_list()
+  :: else
+  fi;
+  atomic { word = 0; later = false }
+}
+
+/* code: Reset::may_close, Reset::is_here, Reset::a_member_is_here */
+inline find_whether_may_close() {
+  atomic { x = 0; all_here = true; may_close = !awaits; beside_member = me != N; here = 0 };
+  do
+  :: atomic {
+       x < N ->
+       if
+       :: LIVES(x) && IS_HERE(x) && x < id -> may_close = false
+       :: LIVES(x) && !IS_HERE(x) -> all_here = false
+       :: else
+       fi;
+       beside_member = beside_member || (x != id && LIVES(x) && IS_HERE(x));
+       here = here | (LIVES(x) && IS_HERE(x) -> 1 << x : 0);
+       x++
+     }
+  :: atomic { x == N -> may_close = may_close && beside_member && (all_here || gather_over); x = 0; break }
+  od
+}
+
+/* On the list are the ranks that were there when this rank decided to close: one that has left for a
+   later attempt since breaks the list, and this rank follows it. */
+#ifdef CLOSER_LOOKS_TWICE
+#define ON_LIST(x) (LIVES(x) && IS_HERE(x))
+#else
+#define ON_LIST(x) IN(here, x)
+#endif
+
+/* code: Reset::close -> members, incarnations, list */
+inline close() {
+  POST(members[me], 0);
+  POST(incarnations[me], view[me]);
+  x = 0;
+  do
+  :: x < N ->
+     atomic {
+       if
+       :: ON_LIST(x) ->
+          members[me] = members[me] | 1 << x; changed = 255;
+          if
+          :: call[PAGE(x)] > seen_call -> seen_call = call[PAGE(x)]
+          :: else
+          fi
+       :: else
+       fi;
+       x++
+     }
+  :: x == N -> break
+  od;
+  x = 0;
+  POST(list[me], PACK(attempt, seen_call));
+  accept(id, members[me], seen_call, view[me]);
+  seen_call = 0
+}
+
+/* code: Reset::judge */
+inline judge() {
+#ifdef LIST_READ_AGAIN
+  atomic { mine = members[PAGE(closer)]; mine_call = LOW(list[PAGE(closer)]) };
+#endif
+  x = 0;
+  do
+  :: x < N ->
+     if
+#ifdef TWO_LOADS_OF_JOINED
+     :: IN(mine, x) && accepted[PAGE(x)] == PACK(attempt, closer + 1) ->
+        if
+        :: ATTEMPT(JOINED(x)) == attempt ->
+           if
+           :: LOW(JOINED(x)) == kConcluded -> concludes = true
+           :: else
+           fi
+        :: else
+        fi
+#else
+     :: IN(mine, x) && JOINED(x) == PACK(attempt, kConcluded) ->
+#ifdef CONCLUDED_SUFFICES
+        concludes = true
+#else
+        if
+        :: accepted[PAGE(x)] == PACK(attempt, closer + 1) -> concludes = true
+        :: else
+        fi
+#endif
+#endif
+     :: else
+     fi;
+     x++
+  :: x == N -> break
+  od;
+  x = 0;
+  if
+  :: !concludes ->
+     find_outcome(closer, mine);
+     atomic {
+       if
+       :: outcome == kHolds -> concludes = true
+       :: outcome == kBroken || (outcome == kOpen && accept_over) -> next = true
+       :: else
+       fi
+     }
+  :: else
+  fi
+}
+
+#ifdef ADMITS_AFTER_ACCEPTING
+#define MAY_ADMIT true
+#else
+#define MAY_ADMIT (closer == NOBODY)
+#endif
+
+proctype rank(byte me) {
+  byte id = (me == N -> Q : me);
+  byte attempt, known, latest, word, r, x, runs, closer = NOBODY;
+  byte here, mine, mine_call, mine_incarnation, seen, seen_call, seen_incarnation;
+  mtype:outcomes outcome = kOpen;
+  bool under_way, open, later, gather_over, accept_over, all_here, may_close, beside_member;
+  bool excluded, concludes, next, awaits, differs;
+
+  if
+  :: me == N -> atomic { ended[Q] -> view[me] = N; knocks = true; changed = 255 }; answered != 0
+  :: else
+  fi;
+
+again: /* code: Reset::run; phase: kReset */
+  runs++;
+choose:
+  choose_attempt();
+
+join: /* code: Reset::join -> call, joined */
+  if
+  :: attempt > ATTEMPTS -> cut = true; goto stop
+  :: else
+  fi;
+  atomic {
+    closer = NOBODY; mine = 0; mine_call = 0; mine_incarnation = 0; gather_over = false;
+    accept_over = false; outcome = kOpen; next = false; awaits = false; differs = false;
+    all_here = false; may_close = false; beside_member = false; call[me] = id; changed = 255
+  };
+  POST(joined[me], PACK(attempt, kGathering));
+
+round: /* code: Reset::agree */
+  atomic { changed = changed & ~(1 << me); r = 0; awaits = false; differs = false };
+#if REJOIN
+  atomic { /* code: Reset::meet_others */
+    if
+    :: me != N && me != Q && knocks && !IN(answered, me) && MAY_ADMIT ->
+       view[me] = N; answered = answered | 1 << me; changed = 255
+    :: else
+    fi
+  };
+#endif
+  do
+  :: r < N ->
+     if
+     :: r != id && !concludes -> look_at()
+     :: else
+     fi;
+     r++
+  :: atomic { r == N -> r = 0; break }
+  od;
+  if
+  :: concludes -> goto begin_epoch
+  :: excluded && !concludes && me != N -> atomic { known = attempt; goto too_late }
+  :: excluded && !concludes && me == N -> atomic { known = attempt; excluded = false; goto choose }
+  :: else
+  fi;
+  if
+  :: closer == NOBODY && !next ->
+     find_whether_may_close();
+     if
+     :: may_close -> close()
+     :: else
+     fi;
+     here = 0
+  :: else
+  fi;
+  if
+  :: closer != NOBODY && !next -> judge()
+  :: else
+  fi;
+  if
+  :: concludes -> goto begin_epoch
+  :: next && !concludes -> atomic { attempt++; goto join }
+  :: else
+  fi;
+  outcome = kOpen;
+  if
+  :: IN(changed, me)
+  :: differs -> atomic { attempt++; goto join }   /* it did not match for long */
+  :: TIMEOUTS && closer == NOBODY && !gather_over -> gather_over = true
+  :: TIMEOUTS && closer != NOBODY && !accept_over -> accept_over = true
+  :: GIVE_UPS -> goto gave_up
+  :: atomic { MAY_DIE -> DIE }
+  fi;
+  goto round;
+
+begin_epoch:
+#ifdef LIST_READ_AGAIN
+  atomic { mine = members[PAGE(closer)]; mine_call = LOW(list[PAGE(closer)]) };
+#endif
+  /* code: Reset::begin_epoch -> signalled, done, joined */
+  atomic {
+    assert(IN(mine, id));
+    assert(!REJOIN || !IN(mine, Q) || mine_incarnation == view[me]);
+    /* All on a list that conclude the attempt conclude this list; two lists have no rank in common. */
+    for (x : 0 .. N - 1) {
+      assert(CONCLUDED(x) == 0 || CONCLUDED(x) == MEANING || (SET(CONCLUDED(x)) & mine) == 0);
+      assert(CONCLUDED(x) == 0 || CONCLUDED(x) == MEANING || !IN(mine, x))
+    };
+    CONCLUDED(id) = MEANING; has_concluded[me] = true; x = 0;
+    mine = 0; mine_call = 0; mine_incarnation = 0;
+    known = attempt; closer = NOBODY; concludes = false; excluded = false
+  };
+  POST(joined[me], PACK(attempt, kConcluded));
+  if
+  :: runs < RUNS -> goto again
+  :: true -> goto stop
+  fi;
+
+too_late: /* code: Reset::left_behind */
+  excluded = false;
+gave_up: /* code: Reset::timed_out, Reset::run -> joined */
+  POST(joined[me], PACK(attempt, kGaveUp));
+  atomic { closer = NOBODY; r = 0; x = 0; word = 0 };
+  if
+  :: runs < RUNS -> goto again
+  :: true -> goto stop
+  fi;
+
+stop:
+  atomic { finished[me] = true; changed = 255 }
+dead:
+  skip
+}
+
+/* Nobody can go on. Without times that end, everybody who lives is then in the new epoch. */
+active proctype watchdog() {
+  byte r;
+  timeout ->
+  atomic {
+    for (r : 0 .. N - 1) { assert(cut || ended[r] || finished[r]) }
+    for (r : 0 .. N - 1) { assert(cut || TIMEOUTS || GIVE_UPS || RUNS > 1 || ended[r] || has_concluded[r]) }
+  }
+}
+
+
+init {
+  byte r;
+  atomic { for (r : 0 .. PAGES - 1) { run rank(r) } }
+}

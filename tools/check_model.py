@@ -23,6 +23,7 @@ from model_configurations import CONFIGURATIONS, Configuration
 
 MODELS = Path(__file__).resolve().parent.parent / "tests" / "model"
 MEMORY_MB = 3800
+SAMPLE_SECONDS = 60
 
 
 @dataclass
@@ -46,16 +47,21 @@ def verify(configuration: Configuration, limit: float) -> Outcome:
         spin = run(["spin", "-a", *defines, configuration.model], folder, limit)
         if spin.returncode != 0 or re.search(r"\bError\b", spin.stdout):
             return Outcome(f"error: spin: {spin.stdout.strip()[:300]}")
-        flags = ["-O2" if configuration.full else "-O1", "-w", "-DSAFETY", f"-DMEMLIM={MEMORY_MB}"]
+        # Where few states are to be expected gcc takes longer than they do.
+        level = "-O0" if configuration.defect else "-O2" if configuration.full else "-O1"
+        flags = [level, "-w", "-DSAFETY", f"-DMEMLIM={MEMORY_MB}"]
+        flags += ["-DBITSTATE"] if configuration.sampled else []
         gcc = run(["gcc", *flags, "-o", "pan", "pan.c"], folder, limit)
         if gcc.returncode != 0:
             return Outcome(f"error: gcc: {gcc.stdout.strip()[:300]}")
         # Deadlocks are found by the watchdogs of the models: -E. Ranks that died do not go on.
-        hash_bits = "-w26" if configuration.full else "-w22"
+        hash_bits = "-w32" if configuration.sampled else "-w25" if configuration.full else "-w22"
+        seconds = SAMPLE_SECONDS if configuration.sampled else limit
         try:
-            pan = run(["./pan", "-E", "-m200000", hash_bits], folder, limit)
+            pan = run(["./pan", "-E", "-m200000", hash_bits], folder, seconds)
         except subprocess.TimeoutExpired:
-            return Outcome("unfinished: time", seconds=time.monotonic() - begin)
+            result = "sampled: nothing found" if configuration.sampled else "unfinished: time"
+            return Outcome(result, seconds=time.monotonic() - begin)
     return read_output(pan.stdout, time.monotonic() - begin)
 
 
@@ -96,7 +102,7 @@ def judge(configuration: Configuration, outcome: Outcome) -> tuple[bool, str]:
     """Whether the outcome is the expected one, and a word for the table."""
     kind = outcome.result.split(":")[0]
     if configuration.defect is None:
-        return kind == "holds", outcome.result
+        return kind in ("holds", "sampled"), outcome.result
     if kind == "violated":
         return True, f"caught by {configuration.property_of(outcome.result)}"
     return False, f"NOT CAUGHT ({outcome.result})"

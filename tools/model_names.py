@@ -7,10 +7,10 @@ The models carry marks in comments beside their transitions:
     mend: Session::reset -> left        a store that the code should make and does not yet
     phase: kPull                        this enumerator of Phase
 
-For every function of src/engine that posts or stores a word there is a mark that names the function
-and the same words, and the other way round. Every enumerator of WaitEnd and ResetStage is a name in
-the models, every enumerator of Phase is in a mark, and every word of ControlPage and ResetPosts is a
-variable, or one of those that only people read.
+For every function of src/engine that posts or stores a word there is a mark that names the
+function and the same words, and the other way round. Every enumerator of WaitEnd and ResetStage is
+a name in the models, every enumerator of Phase is in a mark, and every word of ControlPage and
+ResetPosts is a variable, or one of those that only people read.
 """
 
 from __future__ import annotations
@@ -148,7 +148,9 @@ def check() -> tuple[list[str], list[str]]:
     by_struct = words()
     all_words = set(by_struct.values())
     code, mend, phases, text = marks()
-    variables = set(re.findall(r"\b[a-zA-Z_]\w*\b", re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)))
+    variables = set(
+        re.findall(r"\b[a-zA-Z_]\w*\b", re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL))
+    )
 
     for path, name in [
         ("src/engine/wait.h", "WaitEnd"),

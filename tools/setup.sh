@@ -27,7 +27,7 @@ missing_packages() {
   "$python" -c "$headers" 2>/dev/null || echo python3-dev
   for pair in libgtest-dev:/usr/include/gtest/gtest.h librapidcheck-dev:/usr/include/rapidcheck.h \
     clang-14:/usr/bin/clang++-14 clang-format-19:/usr/bin/clang-format-19 \
-    clang-tidy-19:/usr/bin/clang-tidy-19; do
+    clang-tidy-19:/usr/bin/clang-tidy-19 spin:/usr/bin/spin; do
     [ -e "${pair#*:}" ] || echo "${pair%%:*}"
   done
 }

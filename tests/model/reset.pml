@@ -66,12 +66,13 @@ byte answered;             /* the ranks that have admitted it */
 
 byte changed;              /* the processes for which something was posted since their last round */
 
-/* What each rank has concluded in each attempt, for the properties: the list, its call number and
-   the process of rank Q that it means. */
-byte concluded[(ATTEMPTS + 1) * N];
-#define CONCLUDED(r) concluded[attempt * N + (r)]
-#define MEANING (mine + 8 * mine_call + 32 * (REJOIN && IN(mine, Q) -> view[me] : 0))
-#define SET(meaning) ((meaning) & ALL)
+/* What each process has concluded in each attempt, for the properties: the processes on the list and
+   the call number. */
+byte concluded[(ATTEMPTS + 1) * PAGES];
+#define CONCLUDED(page) concluded[attempt * PAGES + (page)]
+#define PROCESSES (REJOIN && IN(mine, Q) -> mine & ~(1 << Q) | 1 << view[me] : mine)
+#define MEANING (PROCESSES + 16 * mine_call)
+#define SET(meaning) ((meaning) % 16)
 bool finished[PAGES], has_concluded[PAGES], cut;
 byte deaths;
 
@@ -232,7 +233,8 @@ inline look_at() {
   atomic { word = 0; later = false }
 }
 
-/* code: Reset::may_close, Reset::is_here, Reset::a_member_is_here */
+/* A process that came back waits with its list for those that are there and that it has not met.
+   code: Reset::may_close, Reset::is_here, Reset::a_member_is_here */
 inline find_whether_may_close() {
   atomic { x = 0; all_here = true; may_close = !awaits; beside_member = me != N; here = 0 };
   do
@@ -241,6 +243,9 @@ inline find_whether_may_close() {
        if
        :: LIVES(x) && IS_HERE(x) && x < id -> may_close = false
        :: LIVES(x) && !IS_HERE(x) -> all_here = false
+#ifndef UNMET_COUNT_AS_ENDED
+       :: !KNOWS(x) && !ended[PAGE(x)] -> all_here = false
+#endif
        :: else
        fi;
        beside_member = beside_member || (x != id && LIVES(x) && IS_HERE(x));
@@ -373,7 +378,10 @@ join: /* code: Reset::join -> call, joined */
   POST(joined[me], PACK(attempt, kGathering));
 
 round: /* code: Reset::agree */
-  atomic { changed = changed & ~(1 << me); r = 0; awaits = false; differs = false };
+  atomic {
+    changed = changed & ~(1 << me); r = 0; awaits = false; differs = false;
+    outcome = kOpen; all_here = false; may_close = false; beside_member = false
+  };
 #if REJOIN
   atomic { /* code: Reset::meet_others */
     if
@@ -417,7 +425,7 @@ round: /* code: Reset::agree */
   :: next && !concludes -> atomic { attempt++; goto join }
   :: else
   fi;
-  outcome = kOpen;
+  atomic { outcome = kOpen; all_here = false; may_close = false; beside_member = false };
   if
   :: IN(changed, me)
   :: differs -> atomic { attempt++; goto join }   /* it did not match for long */
@@ -436,12 +444,13 @@ begin_epoch:
   atomic {
     assert(IN(mine, id));
     assert(!REJOIN || !IN(mine, Q) || mine_incarnation == view[me]);
-    /* All on a list that conclude the attempt conclude this list; two lists have no rank in common. */
-    for (x : 0 .. N - 1) {
-      assert(CONCLUDED(x) == 0 || CONCLUDED(x) == MEANING || (SET(CONCLUDED(x)) & mine) == 0);
-      assert(CONCLUDED(x) == 0 || CONCLUDED(x) == MEANING || !IN(mine, x))
+    /* All on a list that conclude the attempt conclude this list; two lists have no process in
+       common. */
+    for (x : 0 .. PAGES - 1) {
+      assert(CONCLUDED(x) == 0 || CONCLUDED(x) == MEANING || (SET(CONCLUDED(x)) & PROCESSES) == 0);
+      assert(CONCLUDED(x) == 0 || CONCLUDED(x) == MEANING || !IN(PROCESSES, x))
     };
-    CONCLUDED(id) = MEANING; has_concluded[me] = true; x = 0;
+    CONCLUDED(me) = MEANING; has_concluded[me] = true; x = 0;
     mine = 0; mine_call = 0; mine_incarnation = 0;
     known = attempt; closer = NOBODY; concludes = false; excluded = false
   };
@@ -472,7 +481,7 @@ active proctype watchdog() {
   byte r;
   timeout ->
   atomic {
-    for (r : 0 .. N - 1) { assert(cut || ended[r] || finished[r]) }
+    for (r : 0 .. N - 1) { assert(cut || RUNS > 1 && !TIMEOUTS || ended[r] || finished[r]) }
     for (r : 0 .. N - 1) { assert(cut || TIMEOUTS || GIVE_UPS || RUNS > 1 || ended[r] || has_concluded[r]) }
   }
 }

@@ -138,7 +138,7 @@ RESET = [
     catches("reset", "CLOSER_LOOKS_TWICE", "N=3 DEATHS=1", full=True),
     catches("reset", "ADMITS_AFTER_ACCEPTING", f"{REJOIN_LOW} TIMEOUTS=1", full=True),
     catches("reset", "LIST_WITHOUT_INCARNATIONS", f"N=3 {REJOIN_HIGH} ATTEMPTS=1", full=True),
-    catches("reset", "ACCEPTS_TWICE", "N=3 TIMEOUTS=1 ATTEMPTS=1", full=True),
+    catches("reset", "ACCEPTS_TWICE", "N=3 TIMEOUTS=1 DEATHS=1 ATTEMPTS=1", full=True),
     catches("reset", "TWO_LOADS_OF_JOINED", "N=3 TIMEOUTS=1 ATTEMPTS=2", full=True),
 ]
 

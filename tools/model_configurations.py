@@ -65,6 +65,8 @@ WAKEUP = [
 IN_PLACE_AND_LATE = "IN_PLACE=1 TIMEOUTS=1"
 SPLIT = "SPLIT=1 IN_PLACE=1 TIMEOUTS=1 RESETS=1"
 LEFT_OUT = "N=3 CALLS=3 ELASTIC=1 TIMEOUTS=1"
+LEFT_OUT_OF_1_AND_2 = "N=3 CALLS=3 ELASTIC=6 TIMEOUTS=1"
+LEFT_OUT_OF_2_AND_3 = "N=3 CALLS=3 ELASTIC=12 TIMEOUTS=1"
 CALLS = [
     holds("calls", "2 ranks, in place, refusals", "IN_PLACE=1 REFUSALS=1"),
     holds("calls", "2 ranks, in place, late, reset", "IN_PLACE=1 TIMEOUTS=1 RESETS=1", full=True),
@@ -105,9 +107,9 @@ CALLS = [
     catches("calls", "FAILED_RESET_FREES_ROWS", SPLIT, full=True),
     catches("calls", "ROWS_GO_BEFORE_EPOCH", SPLIT, full=True),
     catches("calls", "SETUP_FAILS_AFTER_SIGNAL", "IN_PLACE=1", full=True),
-    catches("calls", "HALF_FORGETS_MEMBERS", LEFT_OUT, full=True),
-    catches("calls", "STAMP_IGNORED", LEFT_OUT, full=True),
-    catches("calls", "STAMP_ONCE", LEFT_OUT, full=True),
+    catches("calls", "HALF_FORGETS_MEMBERS", LEFT_OUT_OF_2_AND_3, full=True),
+    catches("calls", "STAMP_IGNORED", LEFT_OUT_OF_1_AND_2, full=True),
+    catches("calls", "STAMP_ONCE", LEFT_OUT_OF_1_AND_2, full=True),
 ]
 
 REJOIN_LOW = "REJOIN=1 Q=0 DEATHS=1"

@@ -11,7 +11,8 @@
  * Parameters (0 or 1 where not said): N ranks; CALLS; TIMEOUTS: a wait may end at any moment;
  * DEATHS: number of processes that may end at any moment; RESETS: number of resets that may
  * succeed; IN_PLACE: calls may publish rows in the pool; SPLIT: between signal and teardown a rank
- * may reset or release its group; ELASTIC: calls may leave the last rank out; REFUSALS: ranks may
+ * may reset or release its group; ELASTIC: calls may leave the last rank out,
+ * more than 1: these do, a bit a call; REFUSALS: ranks may
  * refuse calls; TWO_GROUPS: another group of the call may fail.
  * Defects: see tools/check_model.py.
  */
@@ -353,7 +354,9 @@ active proctype watchdog() {
 init {
   byte r;
   atomic {
-#if ELASTIC
+#if ELASTIC > 1
+    without_last = ELASTIC;
+#elif ELASTIC
     select(without_last : 0 .. (1 << CALLS) - 1);
     without_last = without_last << 1;
 #endif

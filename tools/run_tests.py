@@ -2,7 +2,8 @@
 
 Steps: lint (formatters, linters, includes), cpp (release build with g++), clang (the same with
 clang 14), asan and tsan (C++ tests under the sanitizers), fuzz (the fuzz targets, for a minute),
-install (the installed package used from outside), python (pytest). A step whose tools are missing
+install (the installed package used from outside), python (pytest), model (the protocol's models,
+with spin). A step whose tools are missing
 is skipped with a line; with CI set that is a failure.
 """
 
@@ -199,6 +200,20 @@ def python_tests(full: bool) -> Counts:
     return counts
 
 
+def model(full: bool) -> Counts:
+    """The models of the protocol: a test for each configuration, and one for their names."""
+    if shutil.which("spin") is None:
+        return missing("model: spin is not installed")
+    command = [sys.executable, "tools/check_model.py", *(["--full"] if full else [])]
+    code, output = run(command)
+    found = re.search(r"model: (\d+) passed, (\d+) failed", output)
+    counts = Counts(*(int(n) for n in found.groups())) if found else Counts()
+    if code != 0:
+        counts.failed = max(counts.failed, 1)
+        counts.notes.append("model")
+    return counts
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="all cases of the big sweeps")
@@ -209,6 +224,7 @@ def main() -> int:
         "cpp": lambda: cpp("release"),
         "install": installed,
         "python": lambda: python_tests(arguments.full),
+        "model": lambda: model(arguments.full),
         "asan": sanitized("asan"),
         "tsan": sanitized("tsan"),
         "clang": lambda: cpp("clang"),

@@ -28,7 +28,7 @@ missing_packages() {
   for pair in libgtest-dev:/usr/include/gtest/gtest.h librapidcheck-dev:/usr/include/rapidcheck.h \
     clang-14:/usr/bin/clang++-14 libclang-rt-14-dev:/usr/lib/clang/14/include/fuzzer \
     clang-format-19:/usr/bin/clang-format-19 \
-    clang-tidy-19:/usr/bin/clang-tidy-19; do
+    clang-tidy-19:/usr/bin/clang-tidy-19 spin:/usr/bin/spin; do
     [ -e "${pair#*:}" ] || echo "${pair%%:*}"
   done
 }

@@ -1,0 +1,147 @@
+"""The configurations of the models in tests/model, and the defects that have to be caught."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# A piece of each assertion, and the property that it stands for. The first that fits is named.
+PROPERTIES = [
+    ("has_concluded", "every living rank is in the new epoch"),
+    ("finished[", "nobody waits for ever"),
+    ("refused", "a refusal ends the call of every member"),
+    ("bad", "only rows of this very call are used"),
+    ("concluded[", "one list for all on it"),
+    ("mine_incarnation", "all on a list mean the same processes"),
+    ("mine>>id", "only a list that names a rank begins its epoch"),
+    ("!(", "no call is given up without a cause"),
+]
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A model with parameters. With a defect the model has to fail, without it has to hold."""
+
+    name: str
+    model: str
+    defines: str = ""
+    full: bool = False
+    defect: str | None = None
+    sampled: bool = False  # too many states: as many as fit into a minute and a bit table
+
+    @staticmethod
+    def property_of(result: str) -> str:
+        for piece, name in PROPERTIES:
+            if piece in result:
+                return f'"{name}"'
+        return result
+
+
+def holds(model: str, name: str, defines: str = "", full: bool = False) -> Configuration:
+    return Configuration(f"{model}: {name}", f"{model}.pml", defines, full)
+
+
+def samples(model: str, name: str, defines: str) -> Configuration:
+    return Configuration(f"{model}: {name}", f"{model}.pml", defines, True, None, True)
+
+
+def catches(model: str, defect: str, defines: str = "", full: bool = False) -> Configuration:
+    name = f"{model}: {defect}"
+    return Configuration(name, f"{model}.pml", f"{defines} {defect}", full, defect)
+
+
+WAKEUP = [
+    holds("wakeup", "2 ranks", "CALLS=3"),
+    holds("wakeup", "3 ranks", "N=3 CALLS=2"),
+    holds("wakeup", "3 ranks, 3 calls", "N=3 CALLS=3", full=True),
+    holds("wakeup", "2 ranks, same number in a new epoch", "RESTART=1 SLICES=1"),
+    holds("wakeup", "3 ranks, same number in a new epoch", "N=3 RESTART=1 SLICES=1", full=True),
+    catches("wakeup", "NO_FENCE_BEFORE_LOOK", full=True),
+    catches("wakeup", "NO_FENCE_AFTER_STORE"),
+    catches("wakeup", "SLEEP_WITHOUT_COMPARING", full=True),
+    catches("wakeup", "WAKE_ONE", "N=3", full=True),
+    catches("wakeup", "SLICES=0", "RESTART=1", full=True),
+]
+
+IN_PLACE_AND_LATE = "IN_PLACE=1 TIMEOUTS=1"
+SPLIT = "SPLIT=1 IN_PLACE=1 TIMEOUTS=1 RESETS=1"
+LEFT_OUT = "N=3 CALLS=3 ELASTIC=1 TIMEOUTS=1"
+LEFT_OUT_OF_1_AND_2 = "N=3 CALLS=3 ELASTIC=6 TIMEOUTS=1"
+LEFT_OUT_OF_2_AND_3 = "N=3 CALLS=3 ELASTIC=12 TIMEOUTS=1"
+CALLS = [
+    holds("calls", "2 ranks, in place, refusals", "IN_PLACE=1 REFUSALS=1"),
+    holds("calls", "2 ranks, in place, late, reset", "IN_PLACE=1 TIMEOUTS=1 RESETS=1", full=True),
+    holds("calls", "2 ranks, late, a death, reset", "CALLS=2 TIMEOUTS=1 DEATHS=1 RESETS=1"),
+    holds("calls", "2 ranks, in place, a death, reset", "IN_PLACE=1 DEATHS=1 RESETS=1", full=True),
+    holds("calls", "2 ranks, setup and teardown, late, reset", f"CALLS=2 {SPLIT}"),
+    holds(
+        "calls",
+        "2 ranks, two groups, in place, reset",
+        "TWO_GROUPS=1 IN_PLACE=1 RESETS=1",
+        full=True,
+    ),
+    holds("calls", "3 ranks", "N=3"),
+    holds("calls", "3 ranks, 2 calls, late", "N=3 CALLS=2 TIMEOUTS=1", full=True),
+    holds(
+        "calls",
+        "2 ranks, in place, late, a death, reset",
+        "IN_PLACE=1 TIMEOUTS=1 DEATHS=1 RESETS=1",
+        full=True,
+    ),
+    holds("calls", "2 ranks, 5 calls, late, 2 resets", "CALLS=5 TIMEOUTS=1 RESETS=2", full=True),
+    holds("calls", "2 ranks, 3 calls, setup and teardown", SPLIT, full=True),
+    holds("calls", "3 ranks, refusals, 2 calls", "N=3 CALLS=2 REFUSALS=1", full=True),
+    holds("calls", "3 ranks, a death, 2 calls", "N=3 CALLS=2 DEATHS=1", full=True),
+    holds("calls", "3 ranks, one left out of calls", LEFT_OUT, full=True),
+    catches("calls", "NO_LEFT_CHECK", IN_PLACE_AND_LATE),
+    catches("calls", "WAIT_FOR_EQUAL", full=True),
+    catches("calls", "NO_EPOCH_CHECK", "TIMEOUTS=1 RESETS=1", full=True),
+    catches("calls", "REUSE_WITHOUT_LEFT", IN_PLACE_AND_LATE),
+    catches("calls", "REFUSAL_DOES_NOT_WAIT", "REFUSALS=1", full=True),
+    catches("calls", "WAIT_FOR_SENDERS_ONLY", "N=3 CALLS=1 REFUSALS=1", full=True),
+    catches("calls", "HALF_NOT_AWAITED", "REFUSALS=1", full=True),
+    catches("calls", "REFUSAL_WITHOUT_DONE", "REFUSALS=1", full=True),
+    catches("calls", "SIGNAL_BEFORE_ROWS", full=True),
+    catches("calls", "DONE_BEFORE_READING", "REFUSALS=1", full=True),
+    catches("calls", "DONE_AFTER_READERS", "IN_PLACE=1", full=True),
+    catches("calls", "READERS_NOT_AWAITED", "IN_PLACE=1", full=True),
+    catches("calls", "FAILED_RESET_FREES_ROWS", SPLIT, full=True),
+    catches("calls", "ROWS_GO_BEFORE_EPOCH", SPLIT, full=True),
+    catches("calls", "SETUP_FAILS_AFTER_SIGNAL", "IN_PLACE=1", full=True),
+    catches("calls", "HALF_FORGETS_MEMBERS", LEFT_OUT_OF_2_AND_3, full=True),
+    catches("calls", "STAMP_IGNORED", LEFT_OUT_OF_1_AND_2, full=True),
+    catches("calls", "STAMP_ONCE", LEFT_OUT_OF_1_AND_2, full=True),
+]
+
+REJOIN_LOW = "REJOIN=1 Q=0 DEATHS=1"
+REJOIN_HIGH = "REJOIN=1 Q=N-1 DEATHS=1"
+RESET = [
+    holds("reset", "2 ranks, late", "TIMEOUTS=1"),
+    holds("reset", "2 ranks, late, a death, giving up", "TIMEOUTS=1 GIVE_UPS=1 DEATHS=1"),
+    holds("reset", "2 ranks, late, twice", "TIMEOUTS=1 RUNS=2", full=True),
+    holds("reset", "3 ranks", "N=3"),
+    holds("reset", "3 ranks, a death", "N=3 DEATHS=1", full=True),
+    holds(
+        "reset",
+        "2 ranks, late, twice, giving up",
+        "TIMEOUTS=1 RUNS=2 ATTEMPTS=3 GIVE_UPS=1",
+        full=True,
+    ),
+    holds("reset", "2 ranks, the lower comes back", REJOIN_LOW),
+    holds("reset", "2 ranks, the higher comes back", REJOIN_HIGH, full=True),
+    holds("reset", "2 ranks, late, the lower comes back", f"{REJOIN_LOW} TIMEOUTS=1", full=True),
+    holds("reset", "2 ranks, late, the higher comes back", f"{REJOIN_HIGH} TIMEOUTS=1", full=True),
+    samples("reset", "3 ranks, late, a death", "N=3 TIMEOUTS=1 DEATHS=1"),
+    samples("reset", "3 ranks, late, the lowest comes back", f"N=3 {REJOIN_LOW} TIMEOUTS=1"),
+    samples("reset", "3 ranks, late, the highest comes back", f"N=3 {REJOIN_HIGH} TIMEOUTS=1"),
+    catches("reset", "CONCLUDED_SUFFICES", "TIMEOUTS=1"),
+    catches("reset", "LIST_READ_AGAIN", "TIMEOUTS=1", full=True),
+    catches("reset", "UNMET_COUNT_AS_ENDED", f"N=3 {REJOIN_LOW}"),
+    catches("reset", "COMES_BACK_TO_ATTEMPT", "TIMEOUTS=1 RUNS=2 GIVE_UPS=1", full=True),
+    catches("reset", "CLOSER_LOOKS_TWICE", "N=3 DEATHS=1", full=True),
+    catches("reset", "ADMITS_AFTER_ACCEPTING", f"{REJOIN_LOW} TIMEOUTS=1", full=True),
+    catches("reset", "LIST_WITHOUT_INCARNATIONS", f"N=3 {REJOIN_HIGH} ATTEMPTS=1", full=True),
+    catches("reset", "ACCEPTS_TWICE", "N=3 TIMEOUTS=1 DEATHS=1 ATTEMPTS=1", full=True),
+    catches("reset", "TWO_LOADS_OF_JOINED", "N=3 TIMEOUTS=1 ATTEMPTS=2", full=True),
+]
+
+CONFIGURATIONS = WAKEUP + CALLS + RESET

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -24,8 +25,10 @@ using Change = std::function<void(window::CallHeader&, std::int32_t& rows_counte
 /// dispatch with E = 1 and TP = 2 of two tokens; the peer publishes the same, changed.
 Status dispatch_beside(const Change& change) {
   std::vector<Group> tp;
-  GroupOptions options{
-      .timeout = std::chrono::seconds(5), .threads = 1, .window_bytes = testing::kTestWindowBytes};
+  GroupOptions options;
+  options.timeout = std::chrono::seconds(5);
+  options.threads = 1;
+  options.window_bytes = testing::kTestWindowBytes;
   auto ep = Group::local(1, options);
   options.on_phase = [&](Phase phase) {
     if (phase != Phase::kWaitSignals) {

@@ -3,8 +3,7 @@
 Steps: lint (formatters, linters, includes), cpp (release build with g++), clang (the same with
 clang 14), asan and tsan (C++ tests under the sanitizers), fuzz (the fuzz targets, for a minute),
 install (the installed package used from outside), python (pytest), model (the protocol's models,
-with spin). A step whose tools are missing
-is skipped with a line; with CI set that is a failure.
+with spin). A step whose tools are missing is skipped with a line; with CI set that is a failure.
 """
 
 from __future__ import annotations

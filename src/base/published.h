@@ -6,7 +6,8 @@ namespace waybill {
 /// is what is used.
 template <typename T>
 T read_once(const T& published) noexcept {
-  return *const_cast<const volatile T*>(&published);
+  const volatile T& now = published;
+  return now;
 }
 
 }  // namespace waybill

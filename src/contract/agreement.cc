@@ -70,12 +70,20 @@ constexpr FieldText text_of(Agreed field) {
   return {"", ""};
 }
 
+/// The name of an enumerator; of a number that cannot be one, which a peer may send, the number.
+template <typename Enum>
+std::string enumerator_text(std::int64_t value) {
+  const auto enumerator = static_cast<Enum>(value);
+  return static_cast<std::int64_t>(enumerator) == value ? name_of(enumerator)
+                                                        : std::to_string(value);
+}
+
 std::string value_text(Agreed field, std::int64_t value) {
   switch (field) {
     case Agreed::kOperator:
-      return name_of(static_cast<Operator>(value));
+      return enumerator_text<Operator>(value);
     case Agreed::kDtype:
-      return waybill::name_of(static_cast<DType>(value));
+      return enumerator_text<DType>(value);
     case Agreed::kScalesGiven:
       return value != 0 ? "given" : "None";
     case Agreed::kElastic:
@@ -83,7 +91,8 @@ std::string value_text(Agreed field, std::int64_t value) {
     case Agreed::kForm:
       return value == kFormTriples       ? "triples"
              : value == kFormOccurrences ? "occurrence indices"
-                                         : "either";
+             : value == kFormUnknown     ? "either"
+                                         : std::to_string(value);
     default:
       return std::to_string(value);
   }

@@ -110,6 +110,28 @@ DispatchArgs DrawnLayer::dispatch_args(Draw& draw) const {
   return args;
 }
 
+std::vector<window::ReturnEntry> DrawnLayer::places() const {
+  std::vector<window::ReturnEntry> places;
+  const std::int64_t shared = num_shared_ranks == 0 ? 0 : num_shared;
+  for (std::int64_t t = 0; t < bs; ++t) {
+    for (std::int64_t slot = 0; slot < k + shared; ++slot) {
+      const std::int64_t id = slot < k ? ids[static_cast<std::size_t>(t * k + slot)] : -1;
+      if (slot >= k || (id >= 0 && id < num_experts)) {
+        places.push_back({static_cast<std::int32_t>(places.size()),
+                          static_cast<std::int32_t>(t),
+                          static_cast<std::int32_t>(slot)});
+      }
+    }
+  }
+  return places;
+}
+
+std::vector<std::int64_t> DrawnLayer::local_experts() const {
+  std::vector<std::int64_t> local(static_cast<std::size_t>(num_ranks), experts_per_rank);
+  std::fill_n(local.begin(), num_shared_ranks, 1);
+  return local;
+}
+
 TensorView DrawnLayer::counts(Draw& draw, std::int64_t rows) const {
   const bool shared = rank < num_shared_ranks;
   const std::int64_t cells = num_ranks * (shared ? 1 : experts_per_rank);

@@ -8,6 +8,7 @@
 #include "waybill/combine.h"
 #include "waybill/dispatch.h"
 #include "waybill/setup.h"
+#include "window/layout.h"
 
 namespace waybill::fuzz {
 
@@ -22,6 +23,10 @@ struct DrawnLayer {
   CombineArgs combine_args(Draw& draw, const TensorView& expand_x, std::int64_t rows) const;
   CombineAddRmsNormArgs norm_args(Draw& draw, const CombineArgs& combine) const;
   SetupCommonArgs common_args(Draw& draw) const;
+  /// The rows that this rank expects back where no mask leaves any out.
+  std::vector<window::ReturnEntry> places() const;
+  /// localE of each rank.
+  std::vector<std::int64_t> local_experts() const;
   /// Prefix sums of `rows` rows by (local expert, source).
   TensorView counts(Draw& draw, std::int64_t rows) const;
 

@@ -20,6 +20,7 @@ using window::Window;
 
 constexpr std::int64_t kOwnWindowBytes = std::int64_t{4} << 20;
 constexpr std::align_val_t kLine{64};
+constexpr std::int64_t kReturnBytes = 1024;  ///< lists that a peer returns are shorter
 
 class ForgedTransport final : public transport::Transport {
  public:
@@ -39,6 +40,12 @@ class ForgedTransport final : public transport::Transport {
  private:
   std::vector<std::shared_ptr<ForgedPeer>> forged_;
 };
+
+bool is_combine(const CallHeader& header) {
+  const auto op = static_cast<contract::Operator>(header.agreement[contract::Agreed::kOperator]);
+  return op == contract::Operator::kCombineV2 || op == contract::Operator::kCombine ||
+         op == contract::Operator::kCombineAddRmsNorm || op == contract::Operator::kCombineSetup;
+}
 
 /// Kept from input to input: memory files are slow to make.
 struct Real {
@@ -76,7 +83,7 @@ ForgedPeer::ForgedPeer(std::int64_t bytes)
 }
 
 ForgedGroup::ForgedGroup(Kind kind, int rank, int world_size, Draw& draw)
-    : draw_(draw), group_(*real(kind).group) {
+    : draw_(draw), group_(*real(kind).group), rank_(rank) {
   for (int r = 0; r < world_size; ++r) {
     const std::int64_t lines = draw.flag() ? std::int64_t{1} << draw.in(0, 10) : draw.in(0, 80);
     peers_.push_back(r == rank ? nullptr : std::make_shared<ForgedPeer>(64 * lines));
@@ -125,7 +132,10 @@ void ForgedGroup::publish() {
   const std::size_t half = group_.session().number % 2;
   const CallHeader& own = group_.session().page().headers[half];
   const std::byte* own_half = group_.session().window().halves[half].data();
-  for (const auto& peer : peers_) {
+  const bool returning = !places_.empty() && is_combine(own) && draw_.flag();
+  const int returner = static_cast<int>(draw_.index(peers_.size()));
+  for (int member = 0; member < static_cast<int>(peers_.size()); ++member) {
+    const auto& peer = peers_[static_cast<std::size_t>(member)];
     if (peer == nullptr) {
       continue;
     }
@@ -133,7 +143,9 @@ void ForgedGroup::publish() {
     std::memcpy(&header, &own, sizeof(header));
     std::byte* bytes = peer->halves[half].get();
     const auto size = static_cast<std::size_t>(peer->window_bytes);
-    if (draw_.flag()) {
+    if (returning && peer->window_bytes >= kReturnBytes) {
+      write_returns(member, member == returner, header, bytes);
+    } else if (draw_.flag()) {
       std::memcpy(bytes, own_half, std::min(size, static_cast<std::size_t>(window::kGranule)));
     } else {
       std::memset(bytes, 0, size);
@@ -150,6 +162,49 @@ void ForgedGroup::publish() {
       words[draw_.index(std::size(words))]->store(static_cast<window::Stamp>(
           draw_.flag() ? draw_.any() : static_cast<std::int64_t>(header.stamp)));
     }
+  }
+}
+
+/// What a combine publishes: `all` places in a list, or as many rows from each expert for each rank
+/// that any occurrence is among them.
+void ForgedGroup::write_returns(int member, bool all, CallHeader& header, std::byte* half) {
+  constexpr std::int32_t kRowsEach = 3;
+  const std::int64_t form = header.agreement[contract::Agreed::kForm];
+  const auto num_ranks = static_cast<std::int64_t>(peers_.size());
+  const std::int64_t cells = num_ranks * local_experts_[static_cast<std::size_t>(member)];
+  const bool listed = form != contract::kFormOccurrences;
+  const std::int64_t rows = !listed ? kRowsEach * cells
+                            : all   ? static_cast<std::int64_t>(places_.size())
+                                    : 0;
+  header.num_entries = header.num_rows = rows;
+  const auto layout =
+      window::CombineLayout::of({.num_ranks = num_ranks,
+                                 .num_entries = listed ? rows : 0,
+                                 .num_counts = form == contract::kFormTriples ? 0 : cells,
+                                 .copied_rows = 0,
+                                 .row_bytes = 0,
+                                 .scales_bytes = 0});
+  if (layout.end > kReturnBytes) {
+    return;
+  }
+  auto* offsets = reinterpret_cast<std::int32_t*>(half + layout.owner_offsets.offset);
+  for (std::int64_t r = 0; r <= num_ranks; ++r) {
+    offsets[r] = r > rank_ ? static_cast<std::int32_t>(rows) : 0;
+  }
+  if (listed && all) {
+    auto* entries = reinterpret_cast<window::ReturnEntry*>(half + layout.entries.offset);
+    std::copy(places_.begin(), places_.end(), entries);
+    window::ReturnEntry& changed = entries[draw_.index(places_.size())];
+    std::int32_t* const fields[] = {&changed.row, &changed.token, &changed.slot};
+    if (draw_.flag()) {
+      *fields[draw_.index(std::size(fields))] = static_cast<std::int32_t>(draw_.any());
+    }
+  }
+  header.in_pool = draw_.flag() ? 1 : 0;
+  header.pool_offset = draw_.flag() ? draw_.in(0, kReturnBytes) : draw_.any();
+  auto* counts = reinterpret_cast<std::int32_t*>(half + layout.counts.offset);
+  for (std::int64_t i = 0; i < layout.counts.bytes / 4; ++i) {
+    counts[i] = kRowsEach * static_cast<std::int32_t>(i + 1);
   }
 }
 
@@ -218,6 +273,18 @@ void ForgedGroup::change_half(ForgedPeer& peer, std::size_t half) {
     const std::int64_t word = draw_.flag() ? line + draw_.in(0, 15) : draw_.in(0, words - 1);
     const auto value = static_cast<std::int32_t>(draw_.flag() ? draw_.in(-1, 20) : draw_.any());
     std::memcpy(bytes + word * 4, &value, sizeof(value));
+  }
+  if (draw_.seldom()) {
+    // A run of a list moves as a whole.
+    const std::int64_t begin = draw_.in(0, std::min<std::int64_t>(words - 1, 63));
+    const std::int64_t end = std::min(words, begin + draw_.in(1, 8));
+    const auto step = static_cast<std::uint32_t>(draw_.any());
+    for (std::int64_t word = begin; word < end; ++word) {
+      std::uint32_t value = 0;
+      std::memcpy(&value, bytes + word * 4, sizeof(value));
+      value += step;
+      std::memcpy(bytes + word * 4, &value, sizeof(value));
+    }
   }
   const std::vector<std::uint8_t> raw = draw_.bytes(static_cast<std::size_t>(draw_.in(0, 64)));
   const auto length = std::min(static_cast<std::int64_t>(raw.size()), peer.window_bytes);

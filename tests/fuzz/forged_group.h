@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "drawing.h"
@@ -11,6 +12,7 @@
 #include "transport/transport.h"
 #include "waybill/group.h"
 #include "window/control.h"
+#include "window/layout.h"
 #include "window/window.h"
 
 namespace waybill::fuzz {
@@ -46,6 +48,13 @@ class ForgedGroup {
   ~ForgedGroup();
 
   Group& group() noexcept { return group_; }
+  /// In calls of combine to come peers may return these rows, which are all that the rank expects;
+  /// `local_experts` is localE of each rank.
+  void offer_returns(std::vector<window::ReturnEntry> places,
+                     std::vector<std::int64_t> local_experts) {
+    places_ = std::move(places);
+    local_experts_ = std::move(local_experts);
+  }
 
  private:
   void on_phase(Phase phase);
@@ -53,10 +62,14 @@ class ForgedGroup {
   void publish();
   void change_header(window::CallHeader& header, std::int64_t window_bytes);
   void change_half(ForgedPeer& peer, std::size_t half);
+  void write_returns(int member, bool all, window::CallHeader& header, std::byte* half);
   std::int64_t value_near(std::int64_t old);
 
   Draw& draw_;
   Group& group_;
+  const int rank_;
+  std::vector<window::ReturnEntry> places_;
+  std::vector<std::int64_t> local_experts_;
   std::vector<std::shared_ptr<ForgedPeer>> peers_;  ///< none at this rank's place
 };
 

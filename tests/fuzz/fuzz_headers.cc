@@ -33,6 +33,7 @@ class Calls {
   }
 
   void run() {
+    ep_.offer_returns(layer_.places(), layer_.local_experts());
     for (std::int64_t left = draw_.in(1, 3); left > 0 && !draw_.ended(); --left) {
       switch (draw_.in(0, has_tp_ ? 2 : 5)) {
         case 0:
@@ -166,7 +167,7 @@ class Calls {
   }
 
   CombineArgs combine_args() {
-    const std::int64_t rows = draw_.in(0, 6);
+    const std::int64_t rows = draw_.flag() ? 0 : draw_.in(1, 6);
     const std::int64_t peer_rows = has_tp_ ? draw_.in(0, 4) : 0;
     CombineArgs args =
         layer_.combine_args(draw_, expand_x(rows + peer_rows + draw_.in(0, 1)), rows);
@@ -215,7 +216,7 @@ class Calls {
   }
 
   void combine_pair() {
-    const std::int64_t rows = draw_.in(0, 6);
+    const std::int64_t rows = draw_.flag() ? 0 : draw_.in(1, 6);
     const CombineArgs drawn = layer_.combine_args(draw_, expand_x(rows), rows);
     CombineSetupArgs setup{.common = layer_.common_args(draw_), .expand_x = drawn.expand_x};
     setup.assist_info_for_combine = drawn.ep_send_counts;

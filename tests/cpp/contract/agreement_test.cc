@@ -268,6 +268,15 @@ TEST(Agreement, AnUnknownOperatorHasAName) {
   EXPECT_NE(status.message().find("an unknown operator on rank 1"), std::string::npos);
 }
 
+TEST(Agreement, NumbersThatNameNothingAreSaidAsTheyAre) {
+  for (const Agreed field : {Agreed::kOperator, Agreed::kDtype, Agreed::kForm}) {
+    const std::int64_t value = (std::int64_t{1} << 32) + 1;  // 1 in fewer bits
+    const Status status = compare_values(field, {1, value});
+    EXPECT_NE(status.message().find(" on rank 0, 4294967297 on rank 1"), std::string::npos)
+        << status.message();
+  }
+}
+
 TEST(Agreement, RanksOfACallAreNamedByTheirPlaceInTheGroup) {
   std::vector<Agreement> by_rank = equal_ranks(3);
   by_rank[1][Agreed::kHidden] = 7;

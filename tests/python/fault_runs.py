@@ -1,0 +1,189 @@
+"""Runs fault cases: forks their ranks, sends what has to come from outside, collects what they say.
+
+Ranks are forked from a process that has imported torch and started no thread.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import faulthandler
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fault_board import Board, machine_level
+from fault_cases import COMBINE, Fault, FaultCase
+from fault_judge import Record, judge
+from fault_layers import prepare
+from fault_ranks import FAILED, SHRUNK, FaultRank, ProgramError
+
+CASE_SECONDS = 60.0
+POLL_SECONDS = 0.002
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Result:
+    case: FaultCase
+    problems: list[str]
+    seconds: float
+
+
+def fork_rank(life: Callable[[], None], output: Path) -> int:
+    """A process that lives `life` and ends as a Python program does; its id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        os.close(file)
+        faulthandler.register(signal.SIGUSR2, file=sys.__stderr__, all_threads=True)
+        status = live_to_the_end(life)
+    finally:
+        os._exit(status)
+
+
+def live_to_the_end(life: Callable[[], None]) -> int:
+    try:
+        life()
+        status = 0
+    except SystemExit as end:
+        status = int(end.code or 0)
+    except BaseException:
+        os.write(2, traceback.format_exc().encode())
+        status = 1
+    atexit._run_exitfuncs()
+    return status
+
+
+class CaseRun:
+    """One case under way. poll() until it is over."""
+
+    def __init__(self, case: FaultCase) -> None:
+        self.case = case
+        self.begin = time.monotonic()
+        self.board = Board()
+        self.folder = Path(tempfile.mkdtemp(prefix="waybill-faults-"))
+        self.statuses: dict[int, int] = {}
+        self.problems: list[str] = []
+        self.stopped = False
+        self.restarted = False
+        for members in ((*range(case.num_ranks),), (*range(len(case.survivors)),)):
+            prepare(case.operator, len(members), members, case.in_place)
+        scaled = COMBINE if case.is_pair else case.operator
+        prepare(scaled, case.num_ranks, case.survivors, case.in_place)
+        self.pids = {self.fork(rank): rank for rank in range(case.num_ranks)}
+
+    def fork(self, rank: int, *, again: bool = False) -> int:
+        def life() -> None:
+            own = FaultRank(self.case, rank, self.board, self.folder, again=again)
+            try:
+                own.live()
+            except ProgramError:
+                raise
+            except Exception:
+                own.record("crashed", text=traceback.format_exc())
+                raise
+
+        return fork_rank(life, self.folder / f"output-{rank}")
+
+    def poll(self) -> bool:
+        """Whether all processes have ended."""
+        for pid in list(self.pids):
+            found, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
+            if found == 0:
+                continue
+            if os.WIFSTOPPED(status):
+                self.stopped = True
+                continue
+            rank = self.pids.pop(pid)
+            self.board.ended_at[rank] = time.monotonic_ns()
+            self.statuses.setdefault(rank, os.waitstatus_to_exitcode(status))
+        self.help_victim()
+        if self.pids and time.monotonic() - self.begin > CASE_SECONDS:
+            self.give_up()
+        return not self.pids
+
+    def help_victim(self) -> None:
+        case = self.case
+        if self.stopped:
+            step = SHRUNK if case.fault is Fault.STOP else FAILED
+            others_ended = set(self.pids.values()) == {case.victim}
+            if self.board.all_at(case.survivors, step) or others_ended:
+                self.stopped = False
+                self.send(case.victim, signal.SIGCONT)
+        restarts = case.fault is Fault.RESTART and case.victim in self.statuses
+        if restarts and not self.restarted and self.board.all_at(case.survivors, FAILED):
+            self.restarted = True
+            self.pids[self.fork(case.victim, again=True)] = case.victim
+
+    def send(self, rank: int, number: int) -> None:
+        for pid, own in self.pids.items():
+            if own == rank:
+                os.kill(pid, number)
+
+    def give_up(self) -> None:
+        """Nobody may hang: that is a failure, with the stacks of those that do."""
+        late = sorted(self.pids.values())
+        self.problems.append(f"ranks {late} did not end in {CASE_SECONDS} s")
+        for number in (signal.SIGCONT, signal.SIGUSR2):
+            for rank in late:
+                self.send(rank, number)
+        time.sleep(0.3)
+        for rank in late:
+            self.problems.append(f"rank {rank}: {(self.folder / f'output-{rank}').read_text()}")
+            self.send(rank, signal.SIGKILL)
+
+    def records(self, rank: int, suffix: str = "") -> list[Record]:
+        path = self.folder / f"records-{rank}{suffix}"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def result(self) -> Result:
+        case = self.case
+        records = {rank: self.records(rank) for rank in range(case.num_ranks)}
+        ended = self.board.ended_at[case.victim]
+        problems = self.problems + judge(
+            case, records, ended / 1e9 if ended else None, self.statuses
+        )
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return Result(case, problems, time.monotonic() - self.begin)
+
+
+def run_cases(cases: Sequence[FaultCase], jobs: int = 1) -> Iterator[Result]:
+    """The cases' results as they end, `jobs` at a time; behind them the machine is as before."""
+    assert len(os.listdir("/proc/self/task")) == 1, "ranks are forked: expected one thread"
+    before = machine_level()
+    waiting = list(reversed(cases))
+    running: list[CaseRun] = []
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            running.append(CaseRun(waiting.pop()))
+        for run in [run for run in running if run.poll()]:
+            running.remove(run)
+            result = run.result()
+            if not running:  # nobody else's sockets are there
+                result.problems.extend(left_behind(before))
+            yield result
+        time.sleep(POLL_SECONDS)
+
+
+def left_behind(before: tuple[set[str], set[str]]) -> list[str]:
+    now = machine_level()
+    return [
+        f"left behind: {', '.join(sorted(new))}"
+        for new in (after - earlier for earlier, after in zip(before, now, strict=True))
+        if new
+    ]

@@ -3,12 +3,14 @@ SHELL := /bin/bash
 PYTHON ?= python3
 # What pip installs as PyTorch; TORCH=system uses the one that PYTHON already has.
 TORCH ?= torch==2.13.0
+# How long `make soak` runs.
+MINUTES ?= 10
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find include src bindings python cmake -type f -not -name '*.pyc') \
            CMakeLists.txt pyproject.toml
 
-.PHONY: setup demo test test-full bench wheel lint format clean
+.PHONY: setup demo test test-full faults soak bench wheel lint format clean
 
 setup: $(VENV)/.installed
 
@@ -28,6 +30,14 @@ test: setup
 
 test-full: setup
 	$(BIN)/python tools/run_tests.py --full
+
+# Every fault at every point of every operator: half an hour.
+faults: setup
+	$(BIN)/python tests/python/fault_matrix.py --jobs 2
+
+# Random calls and a fault every 5 seconds.
+soak: setup
+	$(BIN)/python tools/soak.py --minutes $(MINUTES)
 
 bench: setup
 	$(BIN)/python bench/exchange.py

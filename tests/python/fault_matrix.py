@@ -40,6 +40,9 @@ from fault_cases import (
 from fault_runs import Result, run_cases
 
 
+PROGRESS_CASES = 100  # from line to line where there is no progress bar
+
+
 def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", action="store_true", help="each pair of values of two axes")
@@ -113,6 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for result in run_cases(cases, options.jobs):
             results.append(result)
             progress.update(task, advance=1, refresh=console.is_terminal)
+            if not console.is_terminal and len(results) % PROGRESS_CASES == 0:
+                console.print(f"{len(results)} of {len(cases)} cases")
             for problem in result.problems:
                 console.print(f"{result.case.name}: {problem}", style="red", markup=False)
     if options.json:

@@ -20,6 +20,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch.distributed as dist
+
+import waybill
 from fault_board import Board, machine_level
 from fault_cases import COMBINE, Fault, FaultCase
 from fault_judge import Record, judge
@@ -67,6 +70,20 @@ def live_to_the_end(life: Callable[[], None]) -> int:
         status = 1
     atexit._run_exitfuncs()
     return status
+
+
+def has_rejoin() -> bool:
+    """Whether a new process can come back to a group. Asked in a child: the library starts no
+    thread, but a group must not be connected before ranks are forked.
+    """
+
+    def life() -> None:
+        name = f"rejoin-{os.getpid()}"
+        waybill.connect(dist.HashStore(), 0, 1, name, timeout=5.0, threads=1)
+        raise SystemExit(0 if "rejoining" in waybill.stats(name) else 3)
+
+    pid = fork_rank(life, Path(os.devnull))
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 class CaseRun:

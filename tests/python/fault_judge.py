@@ -13,6 +13,7 @@ Record = dict[str, Any]
 
 LOST_SECONDS = 2.0  # in which the end of a process is noticed
 SLACK_SECONDS = 1.0
+REPLACEMENT = -1  # the place of the process that came for a victim (Fault.RESTART)
 EARLY_SECONDS = 0.05
 
 
@@ -32,12 +33,14 @@ def judge(
     for rank, own in records.items():
         complaints = [f"wrong row: {record['text']}" for record in own if record["what"] == "wrong"]
         complaints += [record["text"] for record in own if record["what"] == "crashed"]
-        if rank != case.victim or case.fault is Fault.SLOW:
+        if rank == REPLACEMENT:
+            complaints += judge_rounds(own, {"whole": ROUNDS_AFTER}) + judge_level(own)
+        elif rank != case.victim or case.fault is Fault.SLOW:
             complaints += judge_survivor(case, rank, own, ended_at)
         elif case.fault.stops:
             complaints += judge_stopped(case, own)
-        if statuses[rank] != expected_status(case, rank):
-            complaints.append(f"its process ended with {statuses[rank]}")
+        if statuses.get(rank) != expected_status(case, rank):
+            complaints.append(f"its process ended with {statuses.get(rank)}")
         found += [f"rank {rank}: {text}" for text in complaints]
     return found
 

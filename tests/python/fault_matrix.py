@@ -39,7 +39,6 @@ from fault_cases import (
 )
 from fault_runs import Result, run_cases
 
-
 PROGRESS_CASES = 100  # from line to line where there is no progress bar
 
 

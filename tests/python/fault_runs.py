@@ -25,7 +25,7 @@ import torch.distributed as dist
 import waybill
 from fault_board import Board, machine_level
 from fault_cases import COMBINE, Fault, FaultCase
-from fault_judge import Record, judge
+from fault_judge import REPLACEMENT, Record, judge
 from fault_layers import prepare
 from fault_ranks import FAILED, SHRUNK, FaultRank, ProgramError
 
@@ -127,8 +127,10 @@ class CaseRun:
                 self.stopped = True
                 continue
             rank = self.pids.pop(pid)
-            self.board.ended_at[rank] = time.monotonic_ns()
-            self.statuses.setdefault(rank, os.waitstatus_to_exitcode(status))
+            place = REPLACEMENT if rank in self.statuses else rank
+            self.statuses[place] = os.waitstatus_to_exitcode(status)
+            if place == rank:
+                self.board.ended_at[rank] = time.monotonic_ns()
         self.help_victim()
         if self.pids and time.monotonic() - self.begin > CASE_SECONDS:
             self.give_up()
@@ -171,6 +173,8 @@ class CaseRun:
     def result(self) -> Result:
         case = self.case
         records = {rank: self.records(rank) for rank in range(case.num_ranks)}
+        if self.restarted:
+            records[REPLACEMENT] = self.records(case.victim, "-again")
         ended = self.board.ended_at[case.victim]
         problems = self.problems + judge(
             case, records, ended / 1e9 if ended else None, self.statuses

@@ -52,7 +52,9 @@ POLL_SECONDS = 0.005
 PROGRESS_SECONDS = 60
 RECOVERY_SECONDS = 40.0
 SCALED_SECONDS = 0.5  # of calls among the survivors, before a replacement comes
-SHORT_STOP, LONG_STOP = 0.5, 3.0 * TIMEOUT
+SHORT_STOP = 0.5
+LONG_STOPS = (TIMEOUT + 1.0, 3 * TIMEOUT)  # before the others' reset, or well behind it
+BUSY_SECONDS = 1.0  # when ranks may be late without a fault
 MEMORY_SHARE, MEMORY_BYTES = 0.05, 16 << 20  # growth of a process that is allowed
 DESCRIPTORS = 2
 
@@ -97,6 +99,8 @@ class Soak:
         self.samples: list[Sample] = []
         self.faults: list[tuple[float, str]] = []
         self.problems: list[str] = []
+        self.looked = time.monotonic()
+        self.busy = 0.0  # the longest time for which this process did not run
 
     def prepare(self) -> None:
         """What the oracle says, once: the ranks inherit it."""
@@ -115,7 +119,7 @@ class Soak:
         return self.folder / f"output-{rank}"
 
     def run(self) -> None:
-        self.begin = time.monotonic()
+        self.begin = self.looked = time.monotonic()
         for rank in range(NUM_RANKS):
             self.fork(rank)
         try:
@@ -161,6 +165,8 @@ class Soak:
 
     def look_after(self) -> None:
         """One turn of the loop: processes that ended, meetings that failed, a sample a second."""
+        before, self.looked = self.looked, time.monotonic()
+        self.busy = max(self.busy, self.looked - before)
         for rank, pid in list(self.pids.items()):
             found, status = os.waitpid(pid, os.WNOHANG)
             if found:
@@ -187,7 +193,7 @@ class Soak:
     # Faults
 
     def hit(self) -> None:
-        kind = self.draw.choice(["kill", "kill", "stop", "short stop"])
+        kind = self.draw.choice(["kill", "kill", "kill", "stop", "short stop"])
         mortal = [rank for rank in range(NUM_RANKS) if rank not in IMMORTAL]
         rank = self.draw.choice(mortal if kind == "kill" else range(NUM_RANKS))
         self.sleep(self.draw.random() * 0.05)  # anywhere in a call
@@ -196,7 +202,7 @@ class Soak:
         if kind == "kill":
             self.kill(rank)
         else:
-            self.stop(rank, SHORT_STOP if kind == "short stop" else LONG_STOP)
+            self.stop(rank, SHORT_STOP if kind == "short stop" else self.draw.choice(LONG_STOPS))
         self.wait(self.all_whole, f"all are back after a {kind} of rank {rank}", RECOVERY_SECONDS)
         self.board.words[self.board.HIT_AT + rank] = 0
 
@@ -217,7 +223,7 @@ class Soak:
             self.sleep(seconds)
         finally:
             os.kill(self.pids[rank], signal.SIGCONT)
-        if seconds >= LONG_STOP:
+        if seconds > TIMEOUT:
             self.sleep(0.1)  # it finds out
 
     # The end
@@ -244,13 +250,22 @@ class Soak:
             found.append(Bounds(rank, memory, descriptors))
         return found
 
+    def total(self, first: int) -> int:
+        return sum(self.board.words[first + rank] for rank in range(NUM_RANKS))
+
     def check_outputs(self) -> None:
-        wrong = sum(self.board.words[self.board.WRONG + rank] for rank in range(NUM_RANKS))
+        wrong, blamed = self.total(self.board.WRONG), self.total(self.board.BLAMED)
         for rank in range(NUM_RANKS) if wrong else []:
             lines = self.output_of(rank).read_text().splitlines()
             for place, line in enumerate(lines):
                 if "wrong:" in line or "unexpected:" in line:
                     self.problems.append(f"rank {rank}: " + "\n".join(lines[place : place + 20]))
+        if blamed:
+            text = f"{blamed} timeouts named a rank that nothing had happened to"
+            if self.busy < BUSY_SECONDS:
+                self.problems.append(text)
+            else:
+                print(f"{text}: the machine was busy for {self.busy:.1f} s")
 
     def report(self, out: Path) -> int:
         self.check_outputs()
@@ -267,7 +282,7 @@ class Soak:
             print("problem:", problem)
         kinds = Counter(kind for _, kind in self.faults)
         calls = sum(self.board.calls[:NUM_RANKS])
-        wrong = sum(self.board.words[self.board.WRONG + rank] for rank in range(NUM_RANKS))
+        wrong = self.total(self.board.WRONG)
         print(
             f"{calls} calls in {self.now():.0f} s, {len(self.faults)} faults survived "
             f"({', '.join(f'{count} {kind}' for kind, count in kinds.items())}), "

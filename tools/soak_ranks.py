@@ -23,7 +23,7 @@ from fault_board import Board
 from fault_layers import make_case
 from forms import compare_form, expected_form, run_form
 
-TIMEOUT = 3.0
+TIMEOUT = 4.0
 RESET_SECONDS = 40.0  # in which a rank has to be in again
 SCALED_FORMS = ("v2", "v2+rms")
 SCALED_CASES = 4
@@ -68,7 +68,7 @@ class SoakBoard(Board):
     """Names for the words that only the soak uses."""
 
     OVER, GENERATION, LEAVE_AT = range(3)
-    WRONG, ASKS_BACK, HIT_AT = 16, 32, 48  # a word for each rank
+    WRONG, ASKS_BACK, HIT_AT, BLAMED = 16, 32, 48, 64  # a word for each rank
 
     @property
     def over(self) -> bool:
@@ -229,10 +229,12 @@ class SoakRank:
 
     def note(self, error: waybill.WaybillError) -> None:
         """An error has to name ranks that something happened to."""
-        blameless = [rank for rank in error.ranks if not self.board.of(self.board.HIT_AT, rank)]
-        kinds = (waybill.PeerLost, waybill.PeerTimeout, waybill.StateError)
         self.write(f"{type(error).__name__} {error.ranks}: {error}")
-        if blameless or not isinstance(error, kinds):
+        kinds = (waybill.PeerLost, waybill.PeerTimeout, waybill.StateError)
+        blameless = [rank for rank in error.ranks if not self.board.of(self.board.HIT_AT, rank)]
+        if blameless and isinstance(error, waybill.PeerTimeout):
+            self.board.words[self.board.BLAMED + self.rank] += 1  # too slow, if that can be
+        elif blameless or not isinstance(error, kinds):
             self.board.words[self.board.WRONG + self.rank] += 1
             self.write(f"unexpected: {traceback.format_exc()}")
 

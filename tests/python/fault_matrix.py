@@ -113,6 +113,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     with Progress(console=console, auto_refresh=False) as progress:
         task = progress.add_task("cases", total=len(cases))
         for result in run_cases(cases, options.jobs):
+            if result.repeats:
+                text = f"repeated, since the machine was busy for {result.busy:.1f} s"
+                console.print(f"{result.case.name}: {text}: {result.problems[0]}", markup=False)
+                continue
             results.append(result)
             progress.update(task, advance=1, refresh=console.is_terminal)
             if not console.is_terminal and len(results) % PROGRESS_CASES == 0:

@@ -24,7 +24,7 @@ from fault_cases import COMBINE, PHASES, ROUNDS_AFTER, Fault, FaultCase, Point
 from fault_layers import Arguments, Round, make_call, run_round, short_name
 from waybill import _library, _meeting, groups
 
-STOP_TIMEOUT = 1.5  # of groups in which a rank is stopped, or in whose rendezvous one is missing
+SHORT_TIMEOUT = 2.0  # of groups in which a rank is stopped, or in whose rendezvous one is missing
 PATIENT_TIMEOUT = 20.0  # of the others: the end of a process is noticed whatever the timeout
 SLOW_SECONDS = 0.1
 PATIENCE = 25.0
@@ -42,7 +42,7 @@ class CallFailed(Exception):
 
 
 def timeout_of(case: FaultCase) -> float:
-    return STOP_TIMEOUT if case.fault.stops or case.point.in_rendezvous else PATIENT_TIMEOUT
+    return SHORT_TIMEOUT if case.fault.stops or case.point.in_rendezvous else PATIENT_TIMEOUT
 
 
 class FaultRank:
@@ -226,7 +226,7 @@ class FaultRank:
         store = dist.FileStore(str(self.folder / name), num_ranks)
         begin = time.monotonic()
         full_name = f"{self.folder.name}-{name}"
-        timeout = timeout_of(self.case)
+        timeout = timeout_of(self.case) if name == "first" else PATIENT_TIMEOUT
         try:
             groups.connect_with_hook(
                 store, rank, num_ranks, full_name, timeout, 1, on_phase=self.on_phase

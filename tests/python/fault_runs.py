@@ -16,8 +16,9 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch.distributed as dist
@@ -32,6 +33,9 @@ from fault_ranks import FAILED, SHRUNK, FaultRank, ProgramError
 CASE_SECONDS = 60.0
 POLL_SECONDS = 0.002
 PR_SET_PDEATHSIG = 1
+LEFT_SECONDS = 5.0
+BUSY_SECONDS = 0.2  # a machine that does not let this process run for so long is too busy to judge
+REPEATS = 3  # of a case that failed meanwhile
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,13 @@ class Result:
     case: FaultCase
     problems: list[str]
     seconds: float
+    busy: float  # the longest time for which this process did not run meanwhile
+    repeats: bool = False  # it is run again
+
+    @property
+    def may_be_load(self) -> bool:
+        """Whether a busy machine may be to blame: never for a wrong row."""
+        return self.busy > BUSY_SECONDS and not any("wrong row" in text for text in self.problems)
 
 
 def fork_rank(life: Callable[[], None], output: Path) -> int:
@@ -98,6 +109,8 @@ class CaseRun:
         self.problems: list[str] = []
         self.stopped = False
         self.restarted = False
+        self.polled = time.monotonic()
+        self.busy = 0.0
         for members in ((*range(case.num_ranks),), (*range(len(case.survivors)),)):
             prepare(case.operator, len(members), members, case.in_place)
         scaled = COMBINE if case.is_pair else case.operator
@@ -119,6 +132,9 @@ class CaseRun:
 
     def poll(self) -> bool:
         """Whether all processes have ended."""
+        now = time.monotonic()
+        self.busy = max(self.busy, now - self.polled)
+        self.polled = now
         for pid in list(self.pids):
             found, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
             if found == 0:
@@ -180,11 +196,15 @@ class CaseRun:
             case, records, ended / 1e9 if ended else None, self.statuses
         )
         shutil.rmtree(self.folder, ignore_errors=True)
-        return Result(case, problems, time.monotonic() - self.begin)
+        return Result(case, problems, time.monotonic() - self.begin, self.busy)
 
 
 def run_cases(cases: Sequence[FaultCase], jobs: int = 1) -> Iterator[Result]:
-    """The cases' results as they end, `jobs` at a time; behind them the machine is as before."""
+    """The cases' results as they end, `jobs` at a time; behind them the machine is as before.
+
+    Cases depend on time: one that failed while the machine was too busy is run again.
+    """
+    repeats: Counter[FaultCase] = Counter()
     assert len(os.listdir("/proc/self/task")) == 1, "ranks are forked: expected one thread"
     before = machine_level()
     waiting = list(reversed(cases))
@@ -197,14 +217,19 @@ def run_cases(cases: Sequence[FaultCase], jobs: int = 1) -> Iterator[Result]:
             result = run.result()
             if not running:  # nobody else's sockets are there
                 result.problems.extend(left_behind(before))
+            if result.problems and result.may_be_load and repeats[result.case] < REPEATS:
+                repeats[result.case] += 1
+                waiting.append(result.case)
+                result = replace(result, repeats=True)
             yield result
         time.sleep(POLL_SECONDS)
 
 
 def left_behind(before: tuple[set[str], set[str]]) -> list[str]:
-    now = machine_level()
-    return [
-        f"left behind: {', '.join(sorted(new))}"
-        for new in (after - earlier for earlier, after in zip(before, now, strict=True))
-        if new
-    ]
+    """Names that were not there before and stay; those of other programs come and go."""
+    new = [after - earlier for earlier, after in zip(before, machine_level(), strict=True)]
+    deadline = time.monotonic() + LEFT_SECONDS
+    while any(new) and time.monotonic() < deadline:
+        time.sleep(0.1)
+        new = [names & now for names, now in zip(new, machine_level(), strict=True)]
+    return [f"left behind: {', '.join(sorted(names))}" for names in new if names]

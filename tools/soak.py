@@ -277,6 +277,7 @@ class Soak:
                     f"the end; {few:.0f} and {many:.0f} descriptors"
                 )
                 self.problems += bounds.problems
+        seconds = self.now()
         save_plot(self.samples, self.faults, out / "soak.png")
         for problem in self.problems:
             print("problem:", problem)
@@ -284,7 +285,7 @@ class Soak:
         calls = sum(self.board.calls[:NUM_RANKS])
         wrong = self.total(self.board.WRONG)
         print(
-            f"{calls} calls in {self.now():.0f} s, {len(self.faults)} faults survived "
+            f"{calls} calls in {seconds:.0f} s, {len(self.faults)} faults survived "
             f"({', '.join(f'{count} {kind}' for kind, count in kinds.items())}), "
             f"{wrong} wrong rows or errors; plot: {out / 'soak.png'}"
         )

@@ -58,7 +58,7 @@ def save_plot(samples: Sequence[Sample], faults: Sequence[tuple[float, str]], pa
         label="windows and pools of all",
     )
     axes[0].set_ylabel("proportional set size, MiB")
-    axes[0].legend(ncols=3, fontsize="small")
+    axes[0].legend(ncols=3, fontsize="small", loc="lower left")  # "best" takes long
     axes[1].set_ylabel("descriptors of each rank")
     rates = [
         (after.calls - before.calls) / (after.at - before.at)

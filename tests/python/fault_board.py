@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 MAX_RANKS = 16
@@ -70,10 +71,23 @@ def growth(before: dict[str, int], after: dict[str, int]) -> list[str]:
 
 
 def machine_level() -> tuple[set[str], set[str]]:
-    """Names in /dev/shm and waybill's abstract sockets."""
-    sockets = {
-        word
-        for line in Path("/proc/net/unix").read_text().splitlines()
-        if (word := line.split()[-1]).startswith("@waybill-")
-    }
-    return set(os.listdir("/dev/shm")), sockets
+    """Names in /dev/shm, and waybill's abstract sockets that no other program has."""
+    sockets = {}
+    for line in Path("/proc/net/unix").read_text().splitlines():
+        words = line.split()
+        if words[-1].startswith("@waybill-"):
+            sockets[f"socket:[{words[-2]}]"] = words[-1]
+    if sockets:
+        for number in others_descriptors():
+            sockets.pop(number, None)
+    return set(os.listdir("/dev/shm")), set(sockets.values())
+
+
+def others_descriptors() -> Iterator[str]:
+    """What processes have open that are neither this one nor its children."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if os.getpid() not in (int(folder.name), parent):
+                for descriptor in os.listdir(folder / "fd"):
+                    yield os.readlink(folder / "fd" / descriptor)

@@ -42,7 +42,8 @@ class CallFailed(Exception):
 
 
 def timeout_of(case: FaultCase) -> float:
-    return SHORT_TIMEOUT if case.fault.stops or case.point.in_rendezvous else PATIENT_TIMEOUT
+    misses = case.point.in_rendezvous and case.fault is not Fault.SLOW
+    return SHORT_TIMEOUT if case.fault.stops or misses else PATIENT_TIMEOUT
 
 
 class FaultRank:

@@ -10,6 +10,7 @@ import ctypes
 import faulthandler
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -35,6 +36,7 @@ POLL_SECONDS = 0.002
 PR_SET_PDEATHSIG = 1
 LEFT_SECONDS = 5.0
 BUSY_SECONDS = 0.2  # a machine that does not let this process run for so long is too busy to judge
+LATE = re.compile(r"after [\d.]+ s|did not come|did not end|not within|left behind")
 REPEATS = 3  # of a case that failed meanwhile
 
 
@@ -48,8 +50,10 @@ class Result:
 
     @property
     def may_be_load(self) -> bool:
-        """Whether a busy machine may be to blame: never for a wrong row."""
-        return self.busy > BUSY_SECONDS and not any("wrong row" in text for text in self.problems)
+        """Whether a busy machine may be to blame: something took too long, and no row was wrong."""
+        late = any(LATE.search(text) for text in self.problems)
+        wrong = any("wrong row" in text for text in self.problems)
+        return self.busy > BUSY_SECONDS and late and not wrong
 
 
 def fork_rank(life: Callable[[], None], output: Path) -> int:

@@ -17,6 +17,7 @@ import fault_cases
 import fault_judge
 import fault_layers
 from fault_cases import FAULTS, OK, FaultCase, Outcome, expected, find, known_problem
+from fault_ranks import SHORT_TIMEOUT
 
 MATRIX = Path(__file__).parent / "fault_matrix.py"
 PART_SECONDS = 600
@@ -88,7 +89,7 @@ def record_of(kind: str, ranks: list[int], **changes: Any) -> dict[str, Any]:
         "ranks": ranks,
         "text": "",
         "begin": 10.0,
-        "end": 11.5,
+        "end": 10.1 + SHORT_TIMEOUT,
         **changes,
     }
 
@@ -100,7 +101,7 @@ def record_of(kind: str, ranks: list[int], **changes: Any) -> dict[str, Any]:
         ({"ranks": [0, 1]}, "expected PeerTimeout"),
         ({"kind": "PeerLost"}, "expected PeerTimeout"),
         ({"kind": "ok", "ranks": []}, "expected PeerTimeout"),
-        ({"end": 13.0}, "after 3.00 s"),
+        ({"end": 15.0}, "after 5.00 s"),
         ({"end": 10.5}, "before the time was over"),
     ],
 )

@@ -26,7 +26,7 @@ import torch.distributed as dist
 
 import waybill
 from fault_board import Board, machine_level
-from fault_cases import COMBINE, Fault, FaultCase
+from fault_cases import COMBINE, Fault, FaultCase, known_problem
 from fault_judge import REPLACEMENT, Record, judge
 from fault_layers import prepare
 from fault_ranks import FAILED, SHRUNK, FaultRank, ProgramError
@@ -53,7 +53,8 @@ class Result:
         """Whether a busy machine may be to blame: something took too long, and no row was wrong."""
         late = any(LATE.search(text) for text in self.problems)
         wrong = any("wrong row" in text for text in self.problems)
-        return self.busy > BUSY_SECONDS and late and not wrong
+        known = known_problem(self.case)
+        return self.busy > BUSY_SECONDS and late and not wrong and not known
 
 
 def fork_rank(life: Callable[[], None], output: Path) -> int:
@@ -221,7 +222,7 @@ def run_cases(cases: Sequence[FaultCase], jobs: int = 1) -> Iterator[Result]:
             result = run.result()
             if not running:  # nobody else's sockets are there
                 result.problems.extend(left_behind(before))
-            if result.problems and result.may_be_load and repeats[result.case] < REPEATS:
+            if result.may_be_load and repeats[result.case] < REPEATS:
                 repeats[result.case] += 1
                 waiting.append(result.case)
                 result = replace(result, repeats=True)

@@ -3,6 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 # What pip installs as PyTorch; TORCH=system uses the one that PYTHON already has.
 TORCH ?= torch==2.13.0
+# How long `make soak` runs.
+MINUTES ?= 10
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find include src bindings python cmake -type f -not -name '*.pyc') \
@@ -11,7 +13,7 @@ SOURCES := $(shell find include src bindings python cmake -type f -not -name '*.
 # How long `make fuzz` runs, all targets together.
 SECONDS ?= 60
 
-.PHONY: setup demo test test-full fuzz bench wheel lint format clean
+.PHONY: setup demo test test-full fuzz faults soak bench wheel lint format clean
 
 setup: $(VENV)/.installed
 
@@ -36,6 +38,14 @@ fuzz: setup
 	PATH="$(BIN):$$PATH" cmake --preset fuzz --log-level=WARNING
 	PATH="$(BIN):$$PATH" cmake --build --preset fuzz
 	$(BIN)/python tools/fuzz.py --seconds $(SECONDS)
+
+# Every fault at every point of every operator: half an hour.
+faults: setup
+	$(BIN)/python tests/python/fault_matrix.py --jobs 2
+
+# Random calls and a fault every 5 seconds.
+soak: setup
+	$(BIN)/python tools/soak.py --minutes $(MINUTES)
 
 bench: setup
 	$(BIN)/python bench/exchange.py

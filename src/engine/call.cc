@@ -23,7 +23,10 @@ void copy_text(std::array<char, N>& destination, const std::string& text) {
 
 template <std::size_t N>
 std::string read_text(const std::array<char, N>& source) {
-  return {source.data(), strnlen(source.data(), N)};
+  std::string text(source.data(), strnlen(source.data(), N));
+  // A peer's bytes become part of a message; a text that was cut may end within a letter.
+  std::replace_if(text.begin(), text.end(), [](char c) { return c < ' ' || c > '~'; }, '?');
+  return text;
 }
 
 const char* phase_text(Phase phase) {

@@ -45,6 +45,8 @@ class Combine {
 
   const contract::CombineShape& shape() const noexcept { return shape_; }
   Call& call() noexcept { return call_; }
+  /// Peers read the rows where the caller left them.
+  bool is_in_place() const noexcept { return in_place_; }
 
  private:
   Scratch& scratch() noexcept { return session_.scratch(); }

@@ -6,6 +6,7 @@
 
 #include "base/errors.h"
 #include "base/futex.h"
+#include "engine/reset_posts.h"
 #include "engine/session.h"
 #include "window/control.h"
 
@@ -21,10 +22,6 @@ constexpr std::chrono::milliseconds kPoll{1};
 constexpr std::chrono::milliseconds kGrace{2000};
 /// How often a process that comes back looks for ranks that it has not met.
 constexpr std::chrono::milliseconds kCallAgain{50};
-
-constexpr std::uint64_t pack(std::uint32_t high, std::uint32_t low) noexcept {
-  return static_cast<std::uint64_t>(high) << 32 | low;
-}
 
 /// One rank's part in the agreement on who is there (docs/protocol.md, "Reset").
 class Reset {
@@ -50,7 +47,9 @@ class Reset {
       }
     }
     if (!status.ok()) {
-      own_.reset.joined.store(pack(attempt_, static_cast<std::uint32_t>(ResetStage::kGaveUp)));
+      if (attempt_ > 0) {
+        post_joined(own_, attempt_, ResetStage::kGaveUp);
+      }
       session_.enter(Phase::kIdle, contract::Operator::kNone);
       return status;
     }
@@ -63,42 +62,35 @@ class Reset {
   enum class Outcome { kOpen, kHolds, kBroken };
 
   const ControlPage& page(int rank) const { return *session_.peer(rank).control; }
-  std::uint32_t attempt_of(int rank) const {
-    return static_cast<std::uint32_t>(page(rank).reset.joined.load() >> 32);
-  }
-  ResetStage stage_of(int rank) const {
-    return static_cast<ResetStage>(static_cast<std::uint32_t>(page(rank).reset.joined.load()));
-  }
   bool lives(int rank) const {
     return rank == session_.rank() || !session_.transport().has_ended(rank);
   }
 
-  /// The attempt that is under way, or the next one.
+  /// The attempt that is under way, or the next one. Never one that this rank was in: it may have
+  /// accepted a list there.
   Status choose_attempt() {
-    std::uint32_t latest = session_.known_attempt;
+    const std::uint32_t past = std::max(session_.known_attempt, read_joined(own_).attempt);
+    std::uint32_t latest = past;
     bool under_way = false;
-    for (int r = 0; r < session_.world_size(); ++r) {
-      const std::uint32_t attempt = attempt_of(r);
-      const ResetStage stage = stage_of(r);
-      if (r == session_.rank() || attempt < latest) {
+    for (const int r : others()) {
+      const Joined theirs = read_joined(page(r));
+      if (theirs.attempt < latest) {
         continue;
       }
       const bool open =
-          (stage == ResetStage::kGathering || stage == ResetStage::kClosed) && lives(r);
-      if (attempt > latest) {
-        latest = attempt;
-        under_way = open;
-      } else {
-        under_way = under_way || open;
-      }
-      if (stage == ResetStage::kConcluded && attempt > session_.known_attempt) {
-        session_.known_attempt = attempt;
+          (theirs.stage == ResetStage::kGathering || theirs.stage == ResetStage::kClosed) &&
+          lives(r);
+      under_way = open || (under_way && theirs.attempt == latest);
+      latest = theirs.attempt;
+      if (theirs.stage == ResetStage::kConcluded && theirs.attempt > session_.known_attempt) {
+        session_.known_attempt = theirs.attempt;
         if (!newcomer_) {
-          return left_behind(attempt);
+          return left_behind(theirs.attempt);
         }
       }
     }
-    attempt_ = under_way && latest > session_.known_attempt ? latest : latest + 1;
+    const std::uint32_t least = std::max(past, session_.known_attempt);
+    attempt_ = under_way && latest > least ? latest : latest + 1;
     return {};
   }
 
@@ -173,7 +165,7 @@ class Reset {
     closer_ = -1;
     differing_ = -1;
     own_.reset.call.store(session_.number);
-    own_.reset.joined.store(pack(attempt_, static_cast<std::uint32_t>(ResetStage::kGathering)));
+    post_joined(own_, attempt_, ResetStage::kGathering);
     for (window::Word* word : {&own_.signalled, &own_.done}) {
       futex_wake_all(word->value);  // ranks that wait for this one in an old call
     }
@@ -196,8 +188,9 @@ class Reset {
           return nobody_came();
         }
       }
-      for (int r = 0; r < session_.world_size(); ++r) {
-        if (r != session_.rank() && !concluded_) {
+      sees_open_list_ = false;
+      for (const int r : others()) {
+        if (!concluded_ && !excluded_ && attempt_ == attempt) {
           look_at(r);
         }
       }
@@ -207,6 +200,9 @@ class Reset {
       if (excluded_) {
         session_.known_attempt = attempt;
         return newcomer_ ? Status() : left_behind(attempt);
+      }
+      if (attempt_ != attempt) {
+        return {};
       }
       if (closer_ < 0 && may_close()) {
         close();
@@ -230,26 +226,41 @@ class Reset {
 
   /// Follows a later attempt, or the list that r has closed.
   void look_at(int r) {
-    const std::uint32_t theirs = attempt_of(r);
-    const ResetStage stage = stage_of(r);
-    if (theirs > attempt_ && stage != ResetStage::kGaveUp && lives(r)) {
+    const Joined theirs = read_joined(page(r));
+    if (theirs.attempt > attempt_ && theirs.stage != ResetStage::kGaveUp && lives(r)) {
       // It may have concluded this attempt and be in its next reset already. What it accepted here
       // stays posted until this rank has come there, too.
-      if (closer_ >= 0 && outcome(closer_) == Outcome::kHolds) {
+      if (closer_ >= 0 && outcome(closer_, list_) == Outcome::kHolds) {
         concluded_ = true;
         return;
       }
-      excluded_ = stage == ResetStage::kConcluded;
-      attempt_ = excluded_ ? attempt_ : theirs;
+      excluded_ = theirs.stage == ResetStage::kConcluded;
+      attempt_ = excluded_ ? attempt_ : theirs.attempt;
       return;
     }
-    if (theirs != attempt_ || closer_ >= 0 || !has_list(r)) {
+    if (theirs.attempt != attempt_) {
       return;
     }
-    if (on_list(r, session_.rank())) {
-      consider(r);
-    } else {
-      switch (outcome(r)) {
+    if (theirs.stage == ResetStage::kConcluded) {
+      const int closer = accepted_in(page(r), attempt_);
+      if (closer_ >= 0 && closer == closer_) {
+        concluded_ = list_.has(r);  // somebody on the list found that it holds: it does
+      } else if (closer >= 0) {
+        excluded_ = true;  // a list held that this rank has not accepted
+      }
+      return;
+    }
+    if (closer_ < 0) {
+      if (const auto list = read_list(page(r), attempt_)) {
+        consider(r, *list);
+      }
+    }
+  }
+
+  /// Accepts the list of r when it names this rank and means the same processes as this rank does.
+  void consider(int r, const ResetList& list) {
+    if (!list.has(session_.rank())) {
+      switch (outcome(r, list)) {
         case Outcome::kHolds:
           excluded_ = true;
           break;
@@ -257,17 +268,16 @@ class Reset {
           ++attempt_;
           break;
         case Outcome::kOpen:
+          sees_open_list_ = true;
           break;
       }
-    }
-  }
-
-  /// Accepts the list of r when it means the same processes as this rank does.
-  void consider(int r) {
-    if (page(r).reset.incarnations.load() == incarnations(r)) {
-      accept(r);
       return;
     }
+    if (list.incarnations == incarnations(list)) {
+      accept(r, list);
+      return;
+    }
+    sees_open_list_ = true;
     const auto now = Clock::now();
     if (differing_ != r) {
       differing_ = r;
@@ -277,36 +287,36 @@ class Reset {
     }
   }
 
-  /// A hash over the members of r's list, as this rank knows their processes.
-  std::uint64_t incarnations(int r) const {
+  /// The hash over the members of a list, as this rank knows their processes.
+  std::uint64_t incarnations(const ResetList& list) const {
     std::uint64_t hash = 0;
-    for (int member = 0; member < session_.world_size(); ++member) {
-      if (on_list(r, member)) {
-        hash ^= mix(page(member).identity.incarnation + static_cast<std::uint64_t>(member));
-      }
+    for (int r = 0; r < session_.world_size(); ++r) {
+      hash ^= list.has(r) ? incarnation_hash(r, page(r)) : 0;
     }
     return hash;
   }
-  static std::uint64_t mix(std::uint64_t value) {
-    value = (value ^ value >> 32) * 0x9e3779b97f4a7c15;
-    return (value ^ value >> 29) * 0xbf58476d1ce4e5b9;
+
+  bool is_here(int r) const {
+    const Joined joined = read_joined(page(r));
+    return joined.attempt == attempt_ && joined.stage != ResetStage::kGaveUp;
   }
 
-  bool has_list(int closer) const {
-    return static_cast<std::uint32_t>(page(closer).reset.list.load() >> 32) == attempt_;
-  }
-  bool on_list(int closer, int rank) const {
-    const std::uint64_t bits =
-        page(closer).reset.members[static_cast<std::size_t>(rank / 64)].load();
-    return (bits >> (rank % 64) & 1) != 0;
+  /// Some rank that did not just come back is in this attempt.
+  bool a_member_is_here() const {
+    const std::vector<int> ranks = others();
+    return std::any_of(ranks.begin(), ranks.end(), [this](int r) {
+      return lives(r) && is_here(r) && page(r).newcomer.load() == 0;
+    });
   }
 
-  /// The lowest rank present closes, once every living rank has come or the time is over.
-  /// Never one that came back: it does not know yet who else lives.
-  bool may_close() const {
-    if (newcomer_) {
+  /// The lowest rank present that never left closes, once every living rank has come or the time is
+  /// over; never one that came back: it does not know yet who else lives. Notes who is present: the
+  /// list has those of one look.
+  bool may_close() {
+    if (newcomer_ || sees_open_list_) {
       return false;
     }
+    present_.clear();
     bool all_here = true;
     for (int r = 0; r < session_.world_size(); ++r) {
       if (!lives(r)) {
@@ -316,53 +326,39 @@ class Reset {
       if (here && r < session_.rank() && page(r).newcomer.load() == 0) {
         return false;
       }
+      if (here) {
+        present_.push_back(r);
+      }
       all_here = all_here && here;
     }
     return all_here || Clock::now() >= gather_end_;
   }
-  bool is_here(int r) const {
-    return attempt_of(r) == attempt_ && stage_of(r) != ResetStage::kGaveUp;
-  }
-
-  /// Some rank that did not just come back is in this attempt.
-  bool a_member_is_here() const {
-    for (int r = 0; r < session_.world_size(); ++r) {
-      if (r != session_.rank() && lives(r) && is_here(r) && page(r).newcomer.load() == 0) {
-        return true;
-      }
-    }
-    return false;
-  }
 
   void close() {
-    std::uint32_t call = 0;
-    for (auto& word : own_.reset.members) {
-      word.store(0);
+    ResetList list;
+    for (const int r : present_) {
+      list.add(r);
+      list.call = std::max(list.call, static_cast<std::uint32_t>(page(r).reset.call.load()));
     }
-    for (int r = 0; r < session_.world_size(); ++r) {
-      if (lives(r) && is_here(r)) {
-        own_.reset.members[static_cast<std::size_t>(r / 64)].fetch_or(std::uint64_t{1} << (r % 64));
-        call = std::max(call, static_cast<std::uint32_t>(page(r).reset.call.load()));
-      }
-    }
-    own_.reset.incarnations.store(incarnations(session_.rank()));
-    own_.reset.list.store(pack(attempt_, call));
-    accept(session_.rank());
+    list.incarnations = incarnations(list);
+    post_list(own_, attempt_, list);
+    accept(session_.rank(), list);
   }
 
-  void accept(int closer) {
+  void accept(int closer, const ResetList& list) {
     closer_ = closer;
-    own_.reset.accepted.store(pack(attempt_, static_cast<std::uint32_t>(closer) + 1));
-    own_.reset.joined.store(pack(attempt_, static_cast<std::uint32_t>(ResetStage::kClosed)));
+    list_ = list;
+    post_accepted(own_, attempt_, closer);
+    post_joined(own_, attempt_, ResetStage::kClosed);
     accept_end_ = Clock::now() + session_.timeout();
   }
 
   /// Holds when all on it have accepted it. Broken for good when one has accepted another list of
   /// this attempt, or died without accepting.
-  Outcome outcome(int closer) const {
+  Outcome outcome(int closer, const ResetList& list) const {
     bool all = true;
     for (int r = 0; r < session_.world_size(); ++r) {
-      if (!on_list(closer, r)) {
+      if (!list.has(r)) {
         continue;
       }
       if (!session_.transport().is_known(r)) {
@@ -370,13 +366,11 @@ class Reset {
         continue;
       }
       const bool alive = lives(r);  // before the word: what a dead rank posted is final
-      const std::uint64_t accepted = page(r).reset.accepted.load();
-      const bool same_attempt = static_cast<std::uint32_t>(accepted >> 32) == attempt_;
-      if (same_attempt &&
-          static_cast<std::uint32_t>(accepted) == static_cast<std::uint32_t>(closer) + 1) {
+      const int accepted = accepted_in(page(r), attempt_);
+      if (accepted == closer) {
         continue;
       }
-      if (same_attempt || !alive || stage_of(r) == ResetStage::kGaveUp) {
+      if (accepted >= 0 || !alive || read_joined(page(r)).stage == ResetStage::kGaveUp) {
         return Outcome::kBroken;
       }
       all = false;
@@ -385,15 +379,7 @@ class Reset {
   }
 
   void judge() {
-    // Somebody on the list found that it holds: it does.
-    for (int r = 0; r < session_.world_size(); ++r) {
-      if (on_list(closer_, r) && attempt_of(r) == attempt_ &&
-          stage_of(r) == ResetStage::kConcluded) {
-        concluded_ = true;
-        return;
-      }
-    }
-    const Outcome now = outcome(closer_);
+    const Outcome now = outcome(closer_, list_);
     concluded_ = now == Outcome::kHolds;
     if (now == Outcome::kBroken || (now == Outcome::kOpen && Clock::now() >= accept_end_)) {
       ++attempt_;
@@ -416,13 +402,13 @@ class Reset {
   void begin_epoch() {
     session_.absent.clear();
     for (int r = 0; r < session_.world_size(); ++r) {
-      (on_list(closer_, r) ? members_ : session_.absent).push_back(r);
+      (list_.has(r) ? members_ : session_.absent).push_back(r);
     }
     for (std::vector<int>& users : session_.half_users) {
       users = members_;
     }
     session_.epoch = attempt_ + 1;
-    session_.number = static_cast<std::uint32_t>(page(closer_).reset.list.load());
+    session_.number = list_.call;
     session_.known_attempt = attempt_;
     session_.reset_needed.clear();
     own_.newcomer.store(0);
@@ -431,7 +417,7 @@ class Reset {
     session_.post(own_.signalled, start);
     session_.post(own_.done, start);
     numerics::stream_fence();
-    own_.reset.joined.store(pack(attempt_, static_cast<std::uint32_t>(ResetStage::kConcluded)));
+    post_joined(own_, attempt_, ResetStage::kConcluded);
     const std::lock_guard lock(session_.stats_mutex);
     session_.counted.epoch = session_.epoch;
     session_.counted.absent = session_.absent;
@@ -451,6 +437,9 @@ class Reset {
   int differing_ = -1;  ///< whose list means other processes than this rank knows
   bool concluded_ = false;
   bool excluded_ = false;
+  bool sees_open_list_ = false;  ///< somebody else's, of this attempt
+  ResetList list_;               ///< that of closer_
+  std::vector<int> present_;
   std::vector<int> members_;
 };
 
@@ -464,6 +453,11 @@ Result<std::vector<int>> Session::reset() {
     open_setup->end();
   }
   Result<std::vector<int>> members = Reset(*this).run();
+  if (!members.ok() && open_setup != nullptr) {
+    // Its rows may lie in the pool, and go now: whoever reads on gets an error.
+    post(page().left, window::stamp(epoch + 1, 0));
+    numerics::stream_fence();
+  }
   open_setup.reset();
   if (!members.ok()) {
     reset_needed = members.status().message();

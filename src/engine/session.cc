@@ -57,7 +57,9 @@ Session::Session(std::unique_ptr<transport::Transport> transport,
 }
 
 Session::~Session() {
-  if (fork_generation_ != fork_generation()) {
+  if (fork_generation_ == fork_generation()) {
+    open_setup.reset();  // its call uses the members below
+  } else {
     // The parent's threads, mappings and calls are not this process's to end.
     static_cast<void>(transport_.release());  // NOLINT(bugprone-unused-return-value)
     static_cast<void>(open_setup.release());  // NOLINT(bugprone-unused-return-value)

@@ -291,10 +291,17 @@ Result<CombineSetupResult> combine_setup(Session& session, const CombineSetupArg
   const std::int64_t h = open->call.shape().h;
   const std::int64_t width = align(align(h, 32) + align(h, 8) / 8 * 4, 512);
   CombineSetupResult result;
-  WAYBILL_RETURN_IF_ERROR(
-      call.make_output(result.quant_expand_x, DType::kInt8, {rows, width}, std::int64_t{0}));
-  WAYBILL_RETURN_IF_ERROR(
-      make_command(session, call, rows + args.common.ep_world_size, result.comm_cmd_info));
+  Status made =
+      call.make_output(result.quant_expand_x, DType::kInt8, {rows, width}, std::int64_t{0});
+  if (made.ok()) {
+    made = make_command(session, call, rows + args.common.ep_world_size, result.comm_cmd_info);
+  }
+  if (!made.ok()) {
+    if (open->call.is_in_place()) {
+      call.poison(made);  // peers may be reading rows that go back to the caller now
+    }
+    return made;
+  }
   open->repeated.command_ints = result.comm_cmd_info.shape[0];
   call.suspend();
   session.open_setup = std::move(open);

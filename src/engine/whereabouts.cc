@@ -36,7 +36,8 @@ Whereabouts whereabouts_of(const window::ControlPage& page) {
   const window::Stamp call = page.call.load();
   where.call = window::call_of(call);
   where.epoch = std::max(window::epoch_of(call), window::epoch_of(page.signalled.load()));
-  where.needs_reset = page.left.load() != 0 && window::epoch_of(page.left.load()) == where.epoch;
+  const window::Stamp left = page.left.load();
+  where.needs_reset = window::call_of(left) != 0 && window::epoch_of(left) == where.epoch;
   const std::uint64_t waits_for = page.waits_for.load();
   where.num_missing = static_cast<int>(waits_for >> 32);
   where.waits_for = static_cast<int>(static_cast<std::uint32_t>(waits_for)) - 1;

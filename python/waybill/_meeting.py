@@ -55,13 +55,18 @@ def meet(
     entry = {**entry, "nonce": uuid4().hex, "process": _processes.own_record()}
     board.post(f"rank-{rank}", entry)
     if rank == 0:
-        return _lead(board, world_size, decide, deadline)
+        return _lead(board, world_size, str(entry["nonce"]), decide, deadline)
     return _follow(board, rank, str(entry["nonce"]), deadline)
 
 
 def _lead(
-    board: _Board, world_size: int, decide: Callable[[list[Entry]], Entry], deadline: float
+    board: _Board,
+    world_size: int,
+    nonce: str,
+    decide: Callable[[list[Entry]], Entry],
+    deadline: float,
 ) -> Entry:
+    posted: list[int] | None = None
     nonces: list[str] = []
     decision: Entry = {}
     token = ""
@@ -86,6 +91,11 @@ def _lead(
         if nonces and not missing:
             board.post("final", {"token": token})
             return decision
+        if not nonces:
+            missing = [rank for rank, entry in enumerate(entries) if entry is None]
+        if missing != posted:
+            posted = missing
+            board.post("missing", {"leader": nonce, "ranks": missing})
         _wait(deadline, missing or [0])
 
 
@@ -142,7 +152,15 @@ def _follow(board: _Board, rank: int, nonce: str, deadline: float) -> Entry:
             final = board.read("final")
             if final is not None and final["token"] == accepted:
                 return dict(offer["decision"])
-        _wait(deadline, [0])
+        _wait(deadline, _missing(board, rank) if time.monotonic() >= deadline else [0])
+
+
+def _missing(board: _Board, rank: int) -> list[int]:
+    """Whom rank 0 waits for; rank 0 where it has not come itself."""
+    leader, missing = board.read("rank-0"), board.read("missing")
+    if leader is None or missing is None or missing["leader"] != leader["nonce"]:
+        return [0]
+    return [other for other in missing["ranks"] if other != rank] or [0]
 
 
 def _wait(deadline: float, missing: list[int]) -> None:

@@ -11,7 +11,6 @@ from rich.table import Table
 
 from . import _library
 
-
 FILE_WIDTH = 160
 
 

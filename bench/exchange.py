@@ -1,7 +1,8 @@
 """Dispatch and combine through PyTorch beside the same exchange over gloo.
 
 One program runs both in turns, in the same processes, on the same routing and the same rows, and
-checks that both give the same sums. The exchange over gloo is what one would write by hand with
+checks that both give the same sums. Waybill runs a second time in checked mode (WAYBILL_CHECK=1).
+The exchange over gloo is what one would write by hand with
 torch.distributed: sort the pairs by expert, pack the rows, exchange the counts, all_to_all_single
 the rows, unpack by expert; on the way back the same in reverse and a weighted sum.
 
@@ -127,11 +128,19 @@ def slowest(us: float) -> float:
     return float(value)
 
 
+def checked_group() -> str:
+    """A second group of the same ranks, in checked mode."""
+    os.environ["WAYBILL_CHECK"] = "1"
+    name = waybill.comm_name(dist.new_group())
+    del os.environ["WAYBILL_CHECK"]
+    return name
+
+
 def measure(sizes: Sizes, rank: int, rounds: int) -> dict[str, list[float]]:
     x, ids, weights = make_inputs(sizes, rank)
-    group = waybill.comm_name()
     methods: dict[str, GlooExchange | WaybillExchange] = {
-        "waybill": WaybillExchange(sizes, rank, group),
+        "waybill": WaybillExchange(sizes, rank, waybill.comm_name()),
+        "checked": WaybillExchange(sizes, rank, checked_group()),
         "gloo": GlooExchange(sizes, rank),
     }
     times: dict[str, list[float]] = {}
@@ -145,6 +154,7 @@ def measure(sizes: Sizes, rank: int, rounds: int) -> dict[str, list[float]]:
                 times.setdefault(f"{name} dispatch", []).append(sent)
                 times.setdefault(f"{name} combine", []).append(back)
             del rows
+        assert torch.equal(sums["waybill"], sums["checked"])
         torch.testing.assert_close(sums["waybill"], sums["gloo"], rtol=2e-2, atol=2e-2)
     return times
 
@@ -182,7 +192,8 @@ def run(sizes: Sizes, rounds: int) -> dict[str, float]:
     median = {name: statistics.median(values) for name, values in times.items()}
     gloo = median["gloo dispatch"] + median["gloo combine"]
     own = median["waybill dispatch"] + median["waybill combine"]
-    return {**median, "ratio": gloo / own}
+    checked = median["checked dispatch"] + median["checked combine"]
+    return {**median, "ratio": gloo / own, "checked": checked / own}
 
 
 def main() -> None:
@@ -196,7 +207,8 @@ def main() -> None:
     parser.add_argument("--json", help="also write the numbers to this file")
     arguments = parser.parse_args()
     columns = ["waybill dispatch", "waybill combine", "gloo dispatch", "gloo combine"]
-    table = Table("ranks", "BS", *columns, "gloo / waybill", title="Microseconds, median")
+    ratios = ("gloo / waybill", "checked mode / waybill")
+    table = Table("ranks", "BS", *columns, *ratios, title="Microseconds, median")
     records = []
     for ranks in map(int, arguments.ranks.split(",")):
         for bs in map(int, arguments.bs.split(",")):
@@ -204,7 +216,8 @@ def main() -> None:
             result = run(sizes, arguments.rounds)
             records.append({**asdict(sizes), **result})
             cells = [f"{result[name]:.0f}" for name in columns]
-            table.add_row(str(ranks), str(bs), *cells, f"{result['ratio']:.1f}x")
+            cells += [f"{result['ratio']:.1f}x", f"{result['checked']:.1f}x"]
+            table.add_row(str(ranks), str(bs), *cells)
     Console().print(table)
     if arguments.json:
         with open(arguments.json, "w") as file:

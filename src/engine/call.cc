@@ -425,6 +425,7 @@ Status Call::to_status(WaitResult result, Phase phase) {
 
 std::string Call::whereabouts(const std::vector<int>& ranks) const {
   std::vector<const window::ControlPage*> pages;
+  pages.reserve(ranks.size());
   for (const int rank : ranks) {
     pages.push_back(session_.peer(rank).control);
   }

@@ -54,7 +54,7 @@ wheel: $(VENV)/.tools
 	$(BIN)/pip wheel --quiet --no-build-isolation --no-deps --config-settings=build-dir=build/wheel -w dist .
 
 lint: setup
-	$(BIN)/python tools/run_tests.py --only lint
+	$(BIN)/python tools/run_tests.py --only lint,tidy
 
 format: setup
 	clang-format-19 -i $$(git ls-files '*.h' '*.cc')

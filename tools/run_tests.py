@@ -1,9 +1,12 @@
 """Runs every test of the repository and ends with the counts.
 
-Steps: lint (formatters, linters, includes), cpp (release build with g++), clang (the same with
-clang 14), asan and tsan (C++ tests under the sanitizers), fuzz (the fuzz targets, for a minute),
-install (the installed package used from outside), python (pytest), model (the protocol's models,
-with spin). A step whose tools are missing is skipped with a line; with CI set that is a failure.
+Steps: lint (formatters, linters, includes), cpp (release build with g++), install (the installed
+package used from outside), python (pytest), model (the protocol's models, with spin), asan (C++
+tests under the address and undefined-behaviour sanitizers), tsan (those of rooms with threads under
+the thread sanitizer), fuzz (the fuzz targets, built with clang 14, for a minute). With --full also
+tidy (clang-tidy), clang (the C++ tests built with clang 14) and coverage, all cases of the long
+sweeps, and every room under the thread sanitizer. A step whose tools are missing is skipped with a
+line; with CI set that is a failure.
 """
 
 from __future__ import annotations
@@ -17,13 +20,18 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 STEP_SECONDS = 3600
+THREADED = ("engine", "processes", "schedules", "transport", "window")
+"""Rooms whose tests have threads."""
+ALL_SCHEDULES = 20000
+LONG = ("tidy", "clang")
+"""Steps of --full only."""
 FUZZ_SECONDS = 60
 
 
@@ -102,9 +110,13 @@ def lint() -> Counts:
     if importlib.util.find_spec("torch"):
         page = [sys.executable, "tools/parameter_table.py", "--check"]
         counts.add(check("parameters", page))
-    if configure("release"):
-        counts.add(check("clang-tidy", [sys.executable, "tools/run_clang_tidy.py"]))
     return counts
+
+
+def tidy() -> Counts:
+    if not configure("release"):
+        return Counts(failed=1, notes=["release: cannot be configured"])
+    return check("clang-tidy", [sys.executable, "tools/run_clang_tidy.py"])
 
 
 def configure(preset: str) -> bool:
@@ -118,16 +130,21 @@ def configure(preset: str) -> bool:
     return code == 0
 
 
-def cpp(preset: str, env: dict[str, str] | None = None) -> Counts:
-    """Builds a preset and runs its tests; counts GoogleTest's cases and the examples."""
+def cpp(preset: str, env: dict[str, str] | None = None, rooms: Sequence[str] = ()) -> Counts:
+    """Builds a preset and runs its tests; counts GoogleTest's cases and the examples.
+
+    `rooms`: only the test programs of these.
+    """
     if not Path("/usr/include/gtest/gtest.h").exists():
         return missing(f"{preset}: GoogleTest and rapidcheck are not installed")
     if preset == "clang" and shutil.which("clang++-14") is None:
         return missing("clang: clang++-14 is not installed")
-    if not configure(preset) or run(["cmake", "--build", "--preset", preset])[0] != 0:
+    targets = ["--target", *(f"{room}_test" for room in rooms)] if rooms else []
+    if not configure(preset) or run(["cmake", "--build", "--preset", preset, *targets])[0] != 0:
         return Counts(failed=1, notes=[f"{preset}: does not build"])
+    chosen = ["--tests-regex", f"^({'|'.join(rooms)})$"] if rooms else []
     # Two at a time: much of the tests of processes is waiting.
-    code, output = run(["ctest", "--preset", preset, "--verbose", "--parallel", "2"], env)
+    code, output = run(["ctest", "--preset", preset, "--verbose", "--parallel", "2", *chosen], env)
     counts = Counts(
         passed=sum(int(n) for n in re.findall(r"\[  PASSED  \] (\d+) tests?", output)),
         failed=sum(int(n) for n in re.findall(r"\[  FAILED  \] (\d+) tests?, listed", output)),
@@ -173,13 +190,15 @@ def fuzz() -> Counts:
     return counts
 
 
-def sanitized(preset: str) -> Callable[[], Counts]:
+def sanitized(preset: str, full: bool) -> Counts:
     env = {
         "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0",
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "TSAN_OPTIONS": "halt_on_error=1",
     }
-    return lambda: cpp(preset, env)
+    if full:
+        env["WAYBILL_SCHEDULES"] = str(ALL_SCHEDULES)
+    return cpp(preset, env, THREADED if preset == "tsan" and not full else ())
 
 
 def python_tests(full: bool) -> Counts:
@@ -224,12 +243,14 @@ def main() -> int:
         "install": installed,
         "python": lambda: python_tests(arguments.full),
         "model": lambda: model(arguments.full),
-        "asan": sanitized("asan"),
-        "tsan": sanitized("tsan"),
-        "clang": lambda: cpp("clang"),
+        "asan": lambda: sanitized("asan", arguments.full),
+        "tsan": lambda: sanitized("tsan", arguments.full),
         "fuzz": fuzz,
+        "tidy": tidy,
+        "clang": lambda: cpp("clang"),
     }
-    chosen = arguments.only.split(",") if arguments.only else list(steps)
+    usual = [name for name in steps if arguments.full or name not in LONG]
+    chosen = arguments.only.split(",") if arguments.only else usual
     total = Counts()
     for name in chosen:
         print(f"\n=== {name} ===", flush=True)

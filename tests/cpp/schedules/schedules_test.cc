@@ -1,7 +1,7 @@
 // Random schedules: ranks as threads, a random delay before every step that others can see
 // (window/words.h), calls that succeed, are refused, are skipped, come too late or leave ranks out,
 // and resets. Only the thread sanitizer's build has the steps; elsewhere phases are delayed.
-// WAYBILL_SCHEDULES: how many (default 300). A failure prints the smallest schedule that fails.
+// WAYBILL_SCHEDULES: how many (default 1000). A failure prints the smallest schedule that fails.
 
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
@@ -266,7 +266,7 @@ rc::Gen<Schedule> any_schedule() {
 
 TEST(Schedules, NoneGivesAWrongRowOrAHang) {
   const char* wanted = std::getenv("WAYBILL_SCHEDULES");
-  const int count = wanted == nullptr ? 300 : std::atoi(wanted);
+  const int count = wanted == nullptr ? 1000 : std::atoi(wanted);
   rc::detail::TestMetadata metadata;
   metadata.id = "schedules";
   rc::detail::TestParams params = rc::detail::configuration().testParams;

@@ -1,6 +1,6 @@
 // Random schedules: ranks as threads, a random delay before every step that others can see
 // (window/words.h), calls that succeed, are refused, are skipped, come too late or leave ranks out,
-// and resets. Only the thread sanitizer's build has the steps; elsewhere phases are delayed.
+// and resets. Only the thread sanitizer's build has the steps; elsewhere only phases are delayed.
 // WAYBILL_SCHEDULES: how many (default 1000). A failure prints the smallest schedule that fails.
 
 #include <gtest/gtest.h>
@@ -11,6 +11,7 @@
 #include <barrier>
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <ostream>
 #include <string>
 #include <thread>
@@ -32,11 +33,14 @@ using testing::run_layer;
 constexpr auto kPatience = 60s;
 constexpr auto kShort = 2ms;  ///< the timeout of calls that somebody misses
 
+constexpr int kPhases = 24;  ///< of a dispatch and a combine, about
+
 enum class Kind { kLayer, kInPlace, kSetUp, kBarrier, kRefused, kSkipped, kLate, kShrunk, kReset };
 
 struct Turn {
   Kind kind;
-  int rank;  ///< who refuses, skips, is late or is left out
+  int rank;   ///< who refuses, skips, is late or is left out
+  int where;  ///< how many phases, from kPhases on steps, before it is late
 };
 
 struct Schedule {
@@ -46,9 +50,9 @@ struct Schedule {
 };
 
 std::ostream& operator<<(std::ostream& out, const Schedule& schedule) {
-  out << schedule.num_ranks << " ranks; turns (kind, rank):";
+  out << schedule.num_ranks << " ranks; turns (kind, rank, where):";
   for (const Turn& turn : schedule.turns) {
-    out << " (" << static_cast<int>(turn.kind) << ", " << turn.rank << ")";
+    out << " (" << static_cast<int>(turn.kind) << ", " << turn.rank << ", " << turn.where << ")";
   }
   for (const auto& delays : schedule.delays) {
     out << "; delays:";
@@ -63,20 +67,25 @@ std::ostream& operator<<(std::ostream& out, const Schedule& schedule) {
 struct Delays {
   const std::vector<std::uint8_t>* values = nullptr;
   std::size_t next = 0;
-  bool late = false;  ///< the next step takes longer than kShort
+  int phases = -1;  ///< until one that takes longer than kShort
+  int steps = -1;   ///< the same for steps
 };
 thread_local Delays own_delays;
 
+void be_late_after(int& count) {
+  if (count >= 0 && count-- == 0) {
+    std::this_thread::sleep_for(4 * kShort);
+  }
+}
+
 void wait_a_little() {
   Delays& own = own_delays;
+  be_late_after(own.steps);
   if (own.values == nullptr || own.values->empty()) {
     return;
   }
   const int delay = (*own.values)[own.next++ % own.values->size()];
-  if (own.late && delay % 16 == 5) {
-    own.late = false;
-    std::this_thread::sleep_for(3 * kShort);
-  } else if (delay >= 240) {
+  if (delay >= 240) {
     std::this_thread::sleep_for(std::chrono::microseconds(delay - 200));
   } else if (delay >= 160) {
     sched_yield();
@@ -88,7 +97,7 @@ class Player {
  public:
   Player(Group& group, const Schedule& schedule, std::barrier<>& all, std::atomic<bool>& failed)
       : group_(group), schedule_(schedule), all_(all), failed_(failed) {
-    own_delays = {&schedule.delays[static_cast<std::size_t>(group.rank())], 0, false};
+    own_delays = {&schedule.delays[static_cast<std::size_t>(group.rank())]};
   }
 
   /// "" or what is wrong.
@@ -136,7 +145,7 @@ class Player {
         group_.set_timeout(kShort);
         return chosen ? note_failure() : expect_failure(layer);
       case Kind::kLate:
-        return come_late(layer, chosen);
+        return come_late(layer, chosen ? turn.where : -1);
       case Kind::kShrunk:
         return shrink(turn.rank);
       case Kind::kReset:
@@ -168,20 +177,31 @@ class Player {
   }
 
   /// A rank stops for longer than the timeout, somewhere: whatever is returned is right.
-  std::string come_late(LayerCase& layer, bool chosen) {
+  std::string come_late(LayerCase& layer, int where) {
     layer.expert_rows = testing::ExpertRows::kInPlace;
     group_.set_timeout(kShort);
-    own_delays.late = chosen;
+    own_delays.phases = where < kPhases ? where : -1;
+    own_delays.steps = where < kPhases ? -1 : where - kPhases;
     const std::string wrong = run_layer(group_, layer);
-    own_delays.late = false;
+    own_delays.phases = own_delays.steps = -1;
     const bool gave_up = wrong.find("did not come within") != std::string::npos ||
                          wrong.find("expected every rank") != std::string::npos ||
                          wrong.find("was left behind") != std::string::npos ||
                          wrong.find("called reset during") != std::string::npos;
     if (gave_up) {
       failed_ = true;
+      write_over();
     }
     return gave_up ? "" : wrong;
+  }
+
+  /// What this rank published in place has gone back to the pool: the next output lies there.
+  void write_over() {
+    for (int i = 0; i < 4; ++i) {
+      if (auto buffer = group_.expert_buffer(64, 16, DType::kFloat32); buffer.ok()) {
+        std::memset(buffer->buffer.data(), 0x7f, 64 * 16 * 4);
+      }
+    }
   }
 
   /// Calls without one rank, which does nothing meanwhile.
@@ -221,10 +241,12 @@ std::string play(const Schedule& schedule) {
   GroupOptions options;
   options.timeout = kPatience;
   options.window_bytes = testing::kTestWindowBytes;
+  options.on_phase = [](Phase) {
+    be_late_after(own_delays.phases);
+    wait_a_little();
+  };
 #ifdef WAYBILL_TSAN
   window::before_step = &wait_a_little;
-#else
-  options.on_phase = [](Phase) { wait_a_little(); };
 #endif
   auto groups = Group::local(schedule.num_ranks, options);
   if (!groups.ok()) {
@@ -248,10 +270,11 @@ std::string play(const Schedule& schedule) {
 
 rc::Gen<Schedule> any_schedule() {
   return rc::gen::mapcat(rc::gen::inRange(2, 5), [](int num_ranks) {
-    const auto turn =
-        rc::gen::apply([](int kind, int rank) { return Turn{static_cast<Kind>(kind), rank}; },
-                       rc::gen::inRange(0, static_cast<int>(Kind::kReset) + 1),
-                       rc::gen::inRange(0, num_ranks));
+    const auto turn = rc::gen::apply(
+        [](int kind, int rank, int where) { return Turn{static_cast<Kind>(kind), rank, where}; },
+        rc::gen::inRange(0, static_cast<int>(Kind::kReset) + 1),
+        rc::gen::inRange(0, num_ranks),
+        rc::gen::resize(100, rc::gen::inRange(0, kPhases + 100)));
     const auto delays =
         rc::gen::container<std::vector<std::uint8_t>>(17, rc::gen::arbitrary<std::uint8_t>());
     return rc::gen::apply(

@@ -3,7 +3,8 @@
 Steps: lint (formatters, linters, includes), cpp (release build with g++), clang (the same with
 clang 14), asan and tsan (C++ tests under the sanitizers), fuzz (the fuzz targets, for a minute),
 install (the installed package used from outside), python (pytest), model (the protocol's models,
-with spin). A step whose tools are missing is skipped with a line; with CI set that is a failure.
+with spin), coverage (lines and errors that no C++ test reaches; only with --full or by name). A
+step whose tools are missing is skipped with a line; with CI set that is a failure.
 """
 
 from __future__ import annotations
@@ -213,6 +214,13 @@ def model(full: bool) -> Counts:
     return counts
 
 
+def coverage() -> Counts:
+    """One test for the lines, with its table, and for the errors of the contract."""
+    if shutil.which("gcov") is None or not Path("/usr/include/gtest/gtest.h").exists():
+        return missing("coverage: gcov, GoogleTest or rapidcheck is not installed")
+    return check("coverage", [sys.executable, "tools/coverage.py", "--lines"])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="all cases of the big sweeps")
@@ -228,8 +236,10 @@ def main() -> int:
         "tsan": sanitized("tsan"),
         "clang": lambda: cpp("clang"),
         "fuzz": fuzz,
+        "coverage": coverage,
     }
-    chosen = arguments.only.split(",") if arguments.only else list(steps)
+    usual = [name for name in steps if arguments.full or name != "coverage"]
+    chosen = arguments.only.split(",") if arguments.only else usual
     total = Counts()
     for name in chosen:
         print(f"\n=== {name} ===", flush=True)

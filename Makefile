@@ -13,7 +13,7 @@ SOURCES := $(shell find include src bindings python cmake -type f -not -name '*.
 # How long `make fuzz` runs, all targets together.
 SECONDS ?= 60
 
-.PHONY: setup demo test test-full fuzz faults soak bench wheel lint format clean
+.PHONY: setup demo test test-full coverage fuzz faults soak bench wheel lint format clean
 
 setup: $(VENV)/.installed
 
@@ -33,6 +33,10 @@ test: setup
 
 test-full: setup
 	$(BIN)/python tools/run_tests.py --full
+
+# Lines of src/ that no C++ test runs, and errors of the contract that none produces.
+coverage: setup
+	PATH="$(BIN):$$PATH" $(BIN)/python tools/coverage.py --lines
 
 fuzz: setup
 	PATH="$(BIN):$$PATH" cmake --preset fuzz --log-level=WARNING

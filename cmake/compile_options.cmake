@@ -23,3 +23,12 @@ if(WAYBILL_SANITIZE)
     target_compile_options(waybill_options INTERFACE -Wno-tsan)
   endif()
 endif()
+
+if(WAYBILL_COVERAGE)
+  # -O1 keeps the big sweeps short. Without inlining each line counts where it is written; ranks are
+  # threads, so the counts have to be atomic. Absolute paths let gcov run in any folder.
+  target_compile_options(waybill_options
+    INTERFACE -O1 -fno-inline --coverage -fprofile-update=atomic -fprofile-abs-path)
+  target_compile_definitions(waybill_options INTERFACE WAYBILL_COVERAGE)
+  target_link_options(waybill_options INTERFACE --coverage)
+endif()

@@ -30,7 +30,7 @@ STEP_SECONDS = 3600
 THREADED = ("engine", "processes", "schedules", "transport", "window")
 """Rooms whose tests have threads."""
 ALL_SCHEDULES = 20000
-LONG = ("tidy", "clang")
+LONG = ("tidy", "clang", "coverage")
 """Steps of --full only."""
 FUZZ_SECONDS = 60
 
@@ -232,6 +232,13 @@ def model(full: bool) -> Counts:
     return counts
 
 
+def coverage() -> Counts:
+    """One test for the lines, with its table, and for the errors of the contract."""
+    if shutil.which("gcov") is None or not Path("/usr/include/gtest/gtest.h").exists():
+        return missing("coverage: gcov, GoogleTest or rapidcheck is not installed")
+    return check("coverage", [sys.executable, "tools/coverage.py", "--lines"])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="all cases of the big sweeps")
@@ -248,6 +255,7 @@ def main() -> int:
         "fuzz": fuzz,
         "tidy": tidy,
         "clang": lambda: cpp("clang"),
+        "coverage": coverage,
     }
     usual = [name for name in steps if arguments.full or name not in LONG]
     chosen = arguments.only.split(",") if arguments.only else usual

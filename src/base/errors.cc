@@ -1,8 +1,18 @@
 #include "base/errors.h"
 
 #include <cstddef>
+#include <utility>
 
 namespace waybill {
+
+Status error(StatusCode code,
+             std::string_view op,
+             std::string_view argument,
+             std::string message,
+             std::vector<int> ranks) {
+  return Status(ErrorInfo{
+      code, std::string(op), std::string(argument), std::move(ranks), std::move(message)});
+}
 
 std::string join_ranks(const std::vector<int>& ranks) {
   std::string text;

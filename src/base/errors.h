@@ -2,7 +2,6 @@
 
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "waybill/status.h"
@@ -10,14 +9,11 @@
 namespace waybill {
 
 /// An error with its whole sentence.
-inline Status error(StatusCode code,
-                    std::string_view op,
-                    std::string_view argument,
-                    std::string message,
-                    std::vector<int> ranks = {}) {
-  return Status(ErrorInfo{
-      code, std::string(op), std::string(argument), std::move(ranks), std::move(message)});
-}
+Status error(StatusCode code,
+             std::string_view op,
+             std::string_view argument,
+             std::string message,
+             std::vector<int> ranks = {});
 
 /// "1", "1 and 2", "1, 2 and 3".
 std::string join_ranks(const std::vector<int>& ranks);

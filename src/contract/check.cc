@@ -73,9 +73,10 @@ Status Checker::expect_rows(std::string_view argument,
                 std::string(letters) + " with 1 <= H < 2^31, bfloat16, float16 or float32",
                 describe(view));
   }
-  return view.shape[0] > kMaxElements / view.shape[1]
-             ? fail(argument, std::string(letters) + " of at most 2^55 elements", describe(view))
-             : Status();
+  if (view.shape[0] > kMaxElements / view.shape[1]) {
+    return fail(argument, std::string(letters) + " of at most 2^55 elements", describe(view));
+  }
+  return {};
 }
 
 Status Checker::expect_int_vector(std::string_view argument,

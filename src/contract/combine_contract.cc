@@ -44,8 +44,10 @@ Status require(const Checker& check,
                const char* letters,
                DType dtype,
                const char* why) {
-  return given ? check.expect(argument, *given, shape, letters, dtype)
-               : check.fail(argument, std::string("a tensor since ") + why, "None");
+  if (!given) {
+    return check.fail(argument, std::string("a tensor since ") + why, "None");
+  }
+  return check.expect(argument, *given, shape, letters, dtype);
 }
 
 /// What copy and constant experts read; ignored where there are none.

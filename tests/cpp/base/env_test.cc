@@ -16,7 +16,11 @@ constexpr std::array kNames = {"WAYBILL_TIMEOUT",
                                "WAYBILL_THREADS",
                                "WAYBILL_MAX_MEMORY",
                                "WAYBILL_WINDOW_BYTES",
-                               "WAYBILL_SIMD"};
+                               "WAYBILL_SIMD",
+                               "WAYBILL_STRICT",
+                               "HCCL_BUFFSIZE",
+                               "WAYBILL_LOG",
+                               "WAYBILL_CHECK"};
 
 /// Tests begin without any of the variables and leave the environment as they found it.
 class EnvTest : public ::testing::Test {
@@ -56,6 +60,10 @@ TEST_F(EnvTest, WithoutVariablesEverythingHasItsDefault) {
   EXPECT_EQ(env->max_memory_bytes, std::nullopt);
   EXPECT_EQ(env->window_bytes, std::int64_t{64} << 30);
   EXPECT_EQ(env->simd, std::nullopt);
+  EXPECT_EQ(env->strict, Strict::kNone);
+  EXPECT_EQ(env->hccl_buffsize_mb, 200);
+  EXPECT_FALSE(env->log_waits);
+  EXPECT_FALSE(env->checked);
 }
 
 TEST_F(EnvTest, TimeoutIsInSecondsAndMayHaveAFraction) {
@@ -86,6 +94,22 @@ TEST_F(EnvTest, SimdIsOneOfThreeNames) {
   EXPECT_EQ(with("WAYBILL_SIMD", "scalar")->simd, SimdLevel::kScalar);
   EXPECT_EQ(with("WAYBILL_SIMD", "avx2")->simd, SimdLevel::kAvx2);
   EXPECT_EQ(with("WAYBILL_SIMD", "avx512")->simd, SimdLevel::kAvx512);
+}
+
+TEST_F(EnvTest, StrictIsOneOfTwoProducts) {
+  EXPECT_EQ(with("WAYBILL_STRICT", "a2")->strict, Strict::kA2);
+  EXPECT_EQ(with("WAYBILL_STRICT", "a3")->strict, Strict::kA3);
+  EXPECT_EQ(with("WAYBILL_STRICT", "")->strict, Strict::kNone);
+  EXPECT_EQ(with("HCCL_BUFFSIZE", "4096")->hccl_buffsize_mb, 4096);
+  EXPECT_EQ(with("HCCL_BUFFSIZE", "")->hccl_buffsize_mb, 200);
+}
+
+TEST_F(EnvTest, DebuggingIsSwitchedOnAndOff) {
+  EXPECT_TRUE(with("WAYBILL_LOG", "debug")->log_waits);
+  EXPECT_FALSE(with("WAYBILL_LOG", "")->log_waits);
+  EXPECT_TRUE(with("WAYBILL_CHECK", "1")->checked);
+  EXPECT_FALSE(with("WAYBILL_CHECK", "0")->checked);
+  EXPECT_FALSE(with("WAYBILL_CHECK", "")->checked);
 }
 
 TEST_F(EnvTest, ItIsReadAtEachCall) {
@@ -120,6 +144,7 @@ constexpr const char* kSeconds = "seconds, at least 0.001";
 constexpr const char* kThreads = "a whole number from 1 to 1024";
 constexpr const char* kBytes = "a number of bytes, a suffix K, M, G or T allowed";
 constexpr const char* kLevels = "scalar, avx2 or avx512";
+constexpr const char* kMegabytes = "a whole number of MB, at least 1";
 
 INSTANTIATE_TEST_SUITE_P(
     Env,
@@ -149,7 +174,13 @@ INSTANTIATE_TEST_SUITE_P(
         BadVariable{"WindowNotOfPages", "WAYBILL_WINDOW_BYTES", "3M", "a multiple of 2M"},
         BadVariable{"UnknownLevel", "WAYBILL_SIMD", "sse", kLevels},
         BadVariable{"LevelOfAnotherCase", "WAYBILL_SIMD", "AVX2", kLevels},
-        BadVariable{"NoLevel", "WAYBILL_SIMD", "", kLevels}),
+        BadVariable{"NoLevel", "WAYBILL_SIMD", "", kLevels},
+        BadVariable{"UnknownProduct", "WAYBILL_STRICT", "a5", "a2 or a3"},
+        BadVariable{"BufferInWords", "HCCL_BUFFSIZE", "big", kMegabytes},
+        BadVariable{"HalfAMegabyte", "HCCL_BUFFSIZE", "0.5", kMegabytes},
+        BadVariable{"BufferWithUnit", "HCCL_BUFFSIZE", "200M", kMegabytes},
+        BadVariable{"LogOfAnotherLevel", "WAYBILL_LOG", "info", "debug"},
+        BadVariable{"CheckInWords", "WAYBILL_CHECK", "yes", "0 or 1"}),
     label_of);
 
 TEST(SimdLevelNames, AreThoseOfTheVariable) {

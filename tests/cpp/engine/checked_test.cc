@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cstdlib>
 #include <functional>
 #include <string>
 #include <thread>
@@ -50,6 +51,20 @@ TEST(CheckedMode, FindsNothingWhereNothingIsWrong) {
     std::vector<Group> groups = checked_groups(count);
     for (std::uint64_t seed = 1; seed < 12; ++seed) {
       expect_all_ok(run_layers(groups, testing::Ranks::layer_for(count, seed * 100)));
+    }
+  }
+}
+
+TEST(CheckedMode, FindsNothingWithTpEither) {
+  setenv("WAYBILL_CHECK", "1", 1);
+  testing::TpThreadGroup ranks(2);
+  unsetenv("WAYBILL_CHECK");
+  int pairs = 0;
+  for (std::uint64_t seed = 1; pairs < 8; ++seed) {
+    const std::vector<LayerCase> pair = testing::draw_tp_pair(seed, 2);
+    if (pair[0].num_ranks == 2) {
+      EXPECT_EQ(ranks.run(pair), "");
+      ++pairs;
     }
   }
 }

@@ -281,5 +281,37 @@ RC_GTEST_PROP(UpdateExpert, IsTheNaiveModelOfLongIdsAndHalfScales, ()) {
       });
 }
 
+TEST(UpdateExpert, ErrorsReachTheCallerOfBothOperators) {
+  const std::vector<std::int32_t> ids = {0, 5};
+  const std::vector<std::int32_t> table = {1, 0, 1, 1};
+  UpdateExpertArgs args{
+      .expert_ids = TensorView::contiguous(ids.data(), DType::kInt32, {1, 2}),
+      .eplb_table = TensorView::contiguous(table.data(), DType::kInt32, {2, 2}),
+      .local_rank_id = 0,
+      .world_size = 1,
+  };
+  const EplbUpdateExpertArgs eplb{.expert_ids = args.expert_ids,
+                                  .eplb_table = args.eplb_table,
+                                  .local_rank_id = 0,
+                                  .world_size = 1};
+  std::vector<std::int32_t> balanced(2, -1);
+  Mask mask(2);
+  const std::string text =
+      "expected ids in [0, 2), the rows of eplb_table, got 5 at token 0, k 1 (rank 0)";
+  for (const Status& status : {update_expert(args, balanced.data(), mask.data()),
+                               eplb_update_expert(eplb, balanced.data())}) {
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+    EXPECT_NE(status.message().find("argument expert_ids: " + text), std::string::npos)
+        << status.message();
+  }
+  setenv("WAYBILL_STRICT", "a9", 1);
+  for (const Status& status : {update_expert(args, balanced.data(), mask.data()),
+                               eplb_update_expert(eplb, balanced.data())}) {
+    EXPECT_EQ(status.message(), "WAYBILL_STRICT: expected a2 or a3, got 'a9'");
+  }
+  unsetenv("WAYBILL_STRICT");
+  EXPECT_EQ(balanced, std::vector<std::int32_t>(2, -1)) << "nothing was written";
+}
+
 }  // namespace
 }  // namespace waybill

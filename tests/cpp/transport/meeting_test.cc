@@ -5,10 +5,12 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "base/process_start.h"
 #include "sockets.h"
@@ -246,6 +248,119 @@ TEST(Meeting, NoticesTheEndOfARankThatNeverCame) {
 
 TEST(Meeting, OfOneRankNeedsNobody) {
   EXPECT_EQ(meet_alone(UniqueId::create().to_string(), 0, 1), "Ok");
+}
+
+/// Rank `rank` of three meets others; place 1 is a process that says what it likes. What the rank
+/// says of that.
+std::string meet_beside(int rank, const std::function<std::string(const std::string& id)>& other) {
+  const std::string id = UniqueId::create().to_string();
+  Processes processes(2, [&](int place) -> std::string {
+    if (place == 1) {
+      return other(id);
+    }
+    const auto window = make_window();
+    const Status status = meet(*window, options_for(id, rank, 3)).status();
+    set_step(0);
+    return status.message();
+  });
+  EXPECT_TRUE(processes.join(kLimit));
+  return processes.text(0);
+}
+
+Greeter greeter_of(const window::Window& window, int rank, bool rejoining = false) {
+  return std::move(*Greeter::create(window, rank, 3, kWindowBytes, rejoining));
+}
+
+TEST(Meeting, ACallerOfALowerRankIsAnError) {
+  const std::string text = meet_beside(1, [](const std::string& id) -> std::string {
+    const auto window = make_window();
+    const Descriptor connection = connect_to(address_of(id, 1));
+    (void)greeter_of(*window, 0).greet(connection.get());
+    wait_step(0);
+    return "";
+  });
+  EXPECT_EQ(text, "connect: expected ranks above 1 that connect for the first time, got rank 0");
+}
+
+TEST(Meeting, ACallerThatComesBackIsAnError) {
+  const std::string text = meet_beside(0, [](const std::string& id) -> std::string {
+    const auto window = make_window();
+    const Descriptor connection = connect_to(address_of(id, 0));
+    (void)greeter_of(*window, 1, true).greet(connection.get());
+    wait_step(0);
+    return "";
+  });
+  EXPECT_EQ(text, "connect: expected ranks above 0 that connect for the first time, got rank 1");
+}
+
+TEST(Meeting, AnAnswerOfAnotherRankIsAnError) {
+  const std::string text = meet_beside(1, [](const std::string& id) -> std::string {
+    const auto window = make_window();
+    const Descriptor listener = std::move(*listen_at(address_of(id, 0), 1));
+    auto connection = accept_one(listener.get(), much_patience());
+    (void)greeter_of(*window, 2).greet((*connection).get());
+    wait_step(0);
+    return "";
+  });
+  EXPECT_EQ(text, "connect: expected rank 0, got rank 2");
+}
+
+/// Two ranks; once they have greeted each other the other one does `then` in place of confirming.
+Status meet_one_that(const std::function<void(Descriptor& connection)>& then) {
+  const std::string id = UniqueId::create().to_string();
+  Processes processes(1, [&](int) -> std::string {
+    const auto window = make_window();
+    Descriptor connection = connect_to(address_of(id, 0));
+    const Greeter greeter = std::move(*Greeter::create(*window, 1, 2, kWindowBytes, false));
+    const bool greeted = greeter.greet(connection.get()).ok();
+    PeerHandle peer;
+    const Status answered = greeter.read(connection.get(), peer, much_patience()).status();
+    then(connection);
+    return greeted ? answered.message() : "gone";
+  });
+  const auto window = make_window();
+  Status status = meet(*window, options_for(id, 0, 2, 3s)).status();
+  set_step(1);
+  EXPECT_TRUE(processes.join(kLimit));
+  EXPECT_EQ(processes.text(0), "ok");
+  return status;
+}
+
+TEST(Meeting, WhoHangsUpBeforeItIsOverDidNotCome) {
+  const Status status = meet_one_that([](Descriptor& connection) {
+    connection = Descriptor();
+    wait_step(1);
+  });
+  EXPECT_EQ(status.code(), StatusCode::kTimeout);
+  EXPECT_EQ(status.message(), "connect: timed out in the rendezvous: rank 1 of 2 did not come");
+}
+
+TEST(Meeting, WhoStaysSilentBeforeItIsOverDidNotCome) {
+  const Status status = meet_one_that([](Descriptor&) { wait_step(1); });
+  EXPECT_EQ(status.code(), StatusCode::kTimeout);
+  EXPECT_EQ(status.info().ranks, std::vector<int>{1});
+}
+
+TEST(Meeting, WhoEndsBeforeItIsOverIsLost) {
+  const Status status = meet_one_that([](Descriptor&) {});
+  EXPECT_EQ(status.code(), StatusCode::kPeerLost);
+  EXPECT_EQ(status.message(), "connect: rank 1 has ended its process (in the rendezvous, rank 0)");
+}
+
+TEST(MeetingPlace, HasToBeWritable) {
+  const auto options = options_for(UniqueId::create().to_string(), 0, 2);
+  const Status status = meet_at("/proc/no/such/folder", options).status();
+  EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(status.info().argument, "path");
+  EXPECT_EQ(status.message(),
+            "connect: argument path: expected a place to write, got /proc/no/such/folder: "
+            "No such file or directory");
+}
+
+TEST(MeetingPlace, WaitingForItEndsWhenTheProgramWantsIt) {
+  auto options = options_for(UniqueId::create().to_string(), 1, 2);
+  options.interrupted = [] { return true; };
+  EXPECT_EQ(meet_at("/proc/no/such/folder", options).status().code(), StatusCode::kInterrupted);
 }
 
 }  // namespace

@@ -1,4 +1,6 @@
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -135,6 +137,50 @@ TEST(ProcessHandle, OfThisProcessLives) {
   const ProcessHandle self = ProcessHandle::of_peer(connection.get(), 0);
   EXPECT_EQ(self.pid(), getpid());
   EXPECT_FALSE(self.has_ended());
+}
+
+/// The ends of a connection whose peer's pid the kernel does not tell, as of a process in another
+/// container.
+struct Anonymous {
+  Anonymous() {
+    const Descriptor listener(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t length = sizeof(address);
+    auto* const generic = reinterpret_cast<sockaddr*>(&address);
+    near = Descriptor(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    there = bind(listener.get(), generic, length) == 0 && listen(listener.get(), 1) == 0 &&
+            getsockname(listener.get(), generic, &length) == 0 &&
+            connect(near.get(), generic, length) == 0;
+    far = Descriptor(there ? accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC) : -1);
+  }
+  bool there = false;
+  Descriptor near;
+  Descriptor far;
+};
+
+TEST(ProcessHandle, OfAProcessThatCannotBeSeenEndsWithItsConnection) {
+  Anonymous connection;
+  if (!connection.there) {
+    GTEST_SKIP() << "no loopback device";
+  }
+  const ProcessHandle handle = ProcessHandle::of_peer(connection.near.get(), 0);
+  EXPECT_EQ(handle.pid(), 0);
+  EXPECT_FALSE(handle.has_ended());
+  connection.near = Descriptor();
+  EXPECT_FALSE(handle.has_ended()) << "it keeps a duplicate";
+  connection.far = Descriptor();
+  for (const Patience patience = much_patience(); !handle.has_ended() && !patience.expired();) {
+    std::this_thread::sleep_for(1ms);
+  }
+  EXPECT_TRUE(handle.has_ended());
+}
+
+TEST(ProcessHandle, OfWhatIsNoSocketNeverEnds) {
+  const ProcessHandle handle = ProcessHandle::of_peer(-1, 0);
+  EXPECT_EQ(handle.pid(), 0);
+  EXPECT_FALSE(handle.has_ended());
 }
 
 }  // namespace

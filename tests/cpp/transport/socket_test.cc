@@ -227,5 +227,32 @@ TEST(Socket, AProcessOfAnotherUserIsNot) {
   EXPECT_EQ(stranger.text(0), "trusts PeerLost");
 }
 
+TEST(Socket, WhatTheSystemRefusesIsNamedWithItsReason) {
+  std::array<int, 2> ends{};
+  ASSERT_EQ(pipe(ends.data()), 0);
+  const Descriptor reader(ends[0]);
+  const Descriptor writer(ends[1]);
+  const std::byte byte{1};
+  ASSERT_EQ(write(writer.get(), &byte, 1), 1);
+  std::byte got{};
+  const auto expect_internal = [](const Status& status, const std::string& text) {
+    EXPECT_EQ(status.code(), StatusCode::kInternal);
+    EXPECT_EQ(status.message(), text);
+  };
+  expect_internal(send_message(writer.get(), {&byte, 1}, {}),
+                  "connect: sendmsg: Socket operation on non-socket");
+  expect_internal(receive_message(reader.get(), {&got, 1}, nullptr, much_patience()),
+                  "connect: recvmsg: Socket operation on non-socket");
+  expect_internal(accept_one(reader.get(), much_patience()).status(),
+                  "connect: accept: Socket operation on non-socket");
+}
+
+TEST(Socket, AcceptingEndsWhenTheProgramWantsIt) {
+  const Descriptor listener = std::move(*listen_at(new_address(), 1));
+  Patience patience = much_patience();
+  patience.interrupted = [] { return true; };
+  EXPECT_EQ(accept_one(listener.get(), patience).status().code(), StatusCode::kInterrupted);
+}
+
 }  // namespace
 }  // namespace waybill::transport

@@ -8,10 +8,11 @@ The models carry marks in comments beside their transitions:
     phase: kPull                        this enumerator of Phase
 
 For every function of src/engine that posts or stores a word there is a mark that names the
-function and the same words, and the other way round. A function that calls one of the free functions
-that store to a page it is given (engine/reset_posts.h) stores what that one does. Every enumerator of WaitEnd and ResetStage is
-a name in the models, every enumerator of Phase is in a mark, and every word of ControlPage and
-ResetPosts is a variable, or one of those that only people read.
+function and the same words, and the other way round. A function that calls one of the free
+functions that store to a page they are given (engine/reset_posts.h) stores what these do. Every
+enumerator of WaitEnd and ResetStage is a name in the models, every enumerator of Phase is in a
+mark, and every word of ControlPage and ResetPosts is a variable, or one of those that only people
+read.
 """
 
 from __future__ import annotations

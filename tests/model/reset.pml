@@ -111,7 +111,7 @@ byte deaths;
 
 proctype rank(byte me) {
   byte id = (me == N -> Q : me);
-  byte attempt, known, latest, word, r, x, runs, met, closer = NOBODY;
+  byte attempt, known, told, latest, word, r, x, runs, met, closer = NOBODY;
   byte here, mine, mine_call, mine_incarnation, seen, seen_call, seen_incarnation;
   mtype:outcomes outcome = kOpen;
   bool under_way, open, later, time_over, all_here, may_close;
@@ -159,7 +159,7 @@ round: /* code: Reset::agree */
   :: concludes -> goto begin_epoch
   :: excluded && !concludes ->
      atomic {
-       known = attempt;
+       KNOW_THE_LATEST;
        if
        :: IS_NEW -> excluded = false; goto choose
        :: else -> goto too_late
@@ -244,7 +244,7 @@ stop:
   atomic { finished[me] = true; changed = 255; goto dead };
 dead: /* Nobody asks for these any more: fewer states. */
   atomic {
-    attempt = 0; known = 0; latest = 0; word = 0; r = 0; x = 0; runs = 0; met = 0; closer = 0;
+    attempt = 0; known = 0; told = 0; latest = 0; word = 0; r = 0; x = 0; runs = 0; met = 0; closer = 0;
     here = 0; mine = 0; mine_call = 0; mine_incarnation = 0;
     seen = 0; seen_call = 0; seen_incarnation = 0; outcome = kOpen;
     under_way = false; open = false; later = false; time_over = false; all_here = false;

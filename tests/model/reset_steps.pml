@@ -44,8 +44,10 @@ inline choose_attempt() {
           if
           :: LOW(word) == kConcluded && latest > known ->
              known = latest;
+             assert(IS_NEW || latest > told);
+             told = latest;
              if
-             :: !IS_NEW -> word = 0; latest = 0; under_way = false; open = false; goto over
+             :: !IS_NEW -> excluded = true
              :: else
              fi
           :: else
@@ -55,6 +57,10 @@ inline choose_attempt() {
      }
   :: atomic {
        r == N ->
+       if
+       :: excluded -> excluded = false; latest = 0; under_way = false; open = false; goto over
+       :: else
+       fi;
        attempt = (under_way && latest > LAST -> latest : latest + 1);
        latest = 0; under_way = false; open = false; word = 0; r = 0;
        break
@@ -157,6 +163,13 @@ inline look_at_list() {
 #define CONCLUDED_MINE (closer != NOBODY && seen == PACK(attempt, closer + 1))
 #endif
 
+/* The attempt whose list held without this rank: its next reset does not report that one again. */
+#ifdef TOLD_TWICE
+#define KNOW_THE_LATEST known = attempt
+#else
+#define KNOW_THE_LATEST known = (told > attempt -> told : attempt)
+#endif
+
 /* code: Reset::look_at, read_joined, accepted_in */
 inline look_at() {
 #ifdef TWO_LOADS_OF_JOINED
@@ -175,7 +188,7 @@ inline look_at() {
      atomic {
        if
        :: outcome == kHolds -> concludes = true
-       :: outcome != kHolds && LOW(word) == kConcluded -> excluded = true
+       :: outcome != kHolds && LOW(word) == kConcluded -> excluded = true; told = ATTEMPT(word)
        :: else -> attempt = ATTEMPT(word); word = 0; later = false; seen = 0; r = 0; goto join
        fi
      }

@@ -45,7 +45,7 @@ inline choose_attempt() {
           :: LOW(word) == kConcluded && latest > known ->
              known = latest;
              assert(IS_NEW || latest > told);
-             told = latest;
+             told = (IS_NEW -> 0 : latest);
              if
              :: !IS_NEW -> excluded = true
              :: else
@@ -188,7 +188,8 @@ inline look_at() {
      atomic {
        if
        :: outcome == kHolds -> concludes = true
-       :: outcome != kHolds && LOW(word) == kConcluded -> excluded = true; told = ATTEMPT(word)
+       :: outcome != kHolds && LOW(word) == kConcluded ->
+          excluded = true; told = (IS_NEW -> 0 : ATTEMPT(word))
        :: else -> attempt = ATTEMPT(word); word = 0; later = false; seen = 0; r = 0; goto join
        fi
      }

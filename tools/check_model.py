@@ -23,7 +23,7 @@ from model_configurations import CONFIGURATIONS, Configuration
 
 MODELS = Path(__file__).resolve().parent.parent / "tests" / "model"
 MEMORY_MB = 3800
-SAMPLE_SECONDS = 60
+SAMPLE_SECONDS = 40
 
 
 @dataclass
@@ -51,11 +51,12 @@ def verify(configuration: Configuration, limit: float) -> Outcome:
         level = "-O0" if configuration.defect else "-O2" if configuration.full else "-O1"
         flags = [level, "-w", "-DSAFETY", f"-DMEMLIM={MEMORY_MB}"]
         flags += ["-DBITSTATE"] if configuration.sampled else []
+        flags += ["-DHC4"] if configuration.compact else []
         gcc = run(["gcc", *flags, "-o", "pan", "pan.c"], folder, limit)
         if gcc.returncode != 0:
             return Outcome(f"error: gcc: {gcc.stdout.strip()[:300]}")
         # Deadlocks are found by the watchdogs of the models: -E. Ranks that died do not go on.
-        hash_bits = "-w32" if configuration.sampled else "-w25" if configuration.full else "-w22"
+        hash_bits = "-w31" if configuration.sampled else "-w25" if configuration.full else "-w22"
         seconds = SAMPLE_SECONDS if configuration.sampled else limit
         try:
             pan = run(["./pan", "-E", "-m200000", hash_bits], folder, seconds)

@@ -11,6 +11,8 @@ PROPERTIES = [
     ("refused", "a refusal ends the call of every member"),
     ("bad", "only rows of this very call are used"),
     ("concluded[", "one list for all on it"),
+    ("told", "a rank that came too late is told so once"),
+    ("closed[", "a list is used as its closer closed it"),
     ("mine_incarnation", "all on a list mean the same processes"),
     ("mine>>id", "only a list that names a rank begins its epoch"),
     ("!(", "no call is given up without a cause"),
@@ -26,7 +28,8 @@ class Configuration:
     defines: str = ""
     full: bool = False
     defect: str | None = None
-    sampled: bool = False  # too many states: as many as fit into a minute and a bit table
+    sampled: bool = False  # too many states: as many as fit into a bit table and a short time
+    compact: bool = False  # many states: each is stored as a hash of 64 bits
 
     @staticmethod
     def property_of(result: str) -> str:
@@ -42,6 +45,10 @@ def holds(model: str, name: str, defines: str = "", full: bool = False) -> Confi
 
 def samples(model: str, name: str, defines: str) -> Configuration:
     return Configuration(f"{model}: {name}", f"{model}.pml", defines, True, None, True)
+
+
+def compacts(model: str, name: str, defines: str) -> Configuration:
+    return Configuration(f"{model}: {name}", f"{model}.pml", defines, True, None, False, True)
 
 
 def catches(model: str, defect: str, defines: str = "", full: bool = False) -> Configuration:
@@ -130,13 +137,17 @@ RESET = [
     holds("reset", "2 ranks, the higher comes back", REJOIN_HIGH, full=True),
     holds("reset", "2 ranks, late, the lower comes back", f"{REJOIN_LOW} TIMEOUTS=1", full=True),
     holds("reset", "2 ranks, late, the higher comes back", f"{REJOIN_HIGH} TIMEOUTS=1", full=True),
+    compacts("reset", "3 ranks, the lowest comes back", f"N=3 {REJOIN_LOW} TIMEOUTS=2"),
+    holds("reset", "2 ranks, nobody hurries, twice", "TIMEOUTS=2 RUNS=2 DEATHS=1", full=True),
     samples("reset", "3 ranks, late, a death", "N=3 TIMEOUTS=1 DEATHS=1"),
     samples("reset", "3 ranks, late, the lowest comes back", f"N=3 {REJOIN_LOW} TIMEOUTS=1"),
     samples("reset", "3 ranks, late, the highest comes back", f"N=3 {REJOIN_HIGH} TIMEOUTS=1"),
     catches("reset", "CONCLUDED_SUFFICES", "TIMEOUTS=1"),
     catches("reset", "LIST_READ_AGAIN", "TIMEOUTS=1", full=True),
-    catches("reset", "UNMET_COUNT_AS_ENDED", f"N=3 {REJOIN_LOW}"),
+    catches("reset", "NEWCOMER_CLOSES", f"N=3 {REJOIN_LOW} TIMEOUTS=2"),
+    catches("reset", "LIST_MAY_BE_OLD", "TIMEOUTS=1", full=True),
     catches("reset", "COMES_BACK_TO_ATTEMPT", "TIMEOUTS=1 RUNS=2 GIVE_UPS=1", full=True),
+    catches("reset", "TOLD_TWICE", "TIMEOUTS=1 RUNS=2", full=True),
     catches("reset", "CLOSER_LOOKS_TWICE", "N=3 DEATHS=1", full=True),
     catches("reset", "ADMITS_AFTER_ACCEPTING", f"{REJOIN_LOW} TIMEOUTS=1", full=True),
     catches("reset", "LIST_WITHOUT_INCARNATIONS", f"N=3 {REJOIN_HIGH} ATTEMPTS=1", full=True),

@@ -4,13 +4,15 @@ The models carry marks in comments beside their transitions:
 
     code: Call::signal -> signalled     this function, which stores to this word of a control page
     code: Call::gather                  this function, which stores to none
-    mend: Session::reset -> left        a store that the code should make and does not yet
+    mend: Call::end -> left             a store that the code should make and does not yet
     phase: kPull                        this enumerator of Phase
 
 For every function of src/engine that posts or stores a word there is a mark that names the
-function and the same words, and the other way round. Every enumerator of WaitEnd and ResetStage is
-a name in the models, every enumerator of Phase is in a mark, and every word of ControlPage and
-ResetPosts is a variable, or one of those that only people read.
+function and the same words, and the other way round. A function that calls one of the free
+functions that store to a page they are given (engine/reset_posts.h) stores what these do. Every
+enumerator of WaitEnd and ResetStage is a name in the models, every enumerator of Phase is in a
+mark, and every word of ControlPage and ResetPosts is a variable, or one of those that only people
+read.
 """
 
 from __future__ import annotations
@@ -25,7 +27,6 @@ MODELS = ROOT / "tests" / "model"
 FOR_PEOPLE = {"phase", "phase_since", "waits_for", "ControlPage::call"}
 # Words that the models have under another form, and why.
 IMPLIED = {
-    "newcomer": "in reset.pml the process with number N is the newcomer",
     "kInterrupted": "a timeout may happen at any moment, and an interrupt does the same",
 }
 
@@ -33,7 +34,7 @@ MARK = re.compile(r"\b(code|mend|phase):\s*([^;*]*?)(?=;|\*/|\bphase:|\.\s|$)", 
 HEADER = re.compile(r"([A-Za-z_][\w:~]*)\s*\([^;{}]*\)[^;{}()]*$")
 SCOPE = re.compile(r"\b(?:class|struct|namespace)\s+([\w:]*)[^;{}()]*$")
 NOT_FUNCTIONS = {"if", "for", "while", "switch", "catch", "return"}
-STORE = re.compile(r"([\w.]+?)(?:\.value)?\.(?:store|fetch_or)\(|\bpost\(([^,]+),")
+STORE = re.compile(r"([\w.]+?)(?:\[\w+\])?(?:\.value)?\.store\(|\bpost\(([^,]+),")
 
 
 def strip(source: str) -> str:
@@ -96,24 +97,26 @@ def words() -> dict[str, str]:
 def stores(all_words: set[str]) -> dict[str, set[str]]:
     """For each function of the engine the words of its page that it stores to."""
     found: dict[str, set[str]] = {}
+    bodies: dict[str, str] = {}
     for path in sorted((ROOT / "src/engine").glob("*.cc")):
         for name, body in functions(path.read_text()).items():
+            bodies[name] = bodies.get(name, "") + body
             # A reference to a word, and the stamp of a header, are named like the word.
             names = set()
             for stored, posted in STORE.findall(body):
                 expression = (stored or posted).split(".")
                 name_of_word = expression[-1]
-                if name_of_word == "word" and "members" in body:
-                    name_of_word = "members"
                 if name_of_word == "call" and "reset" not in expression:
                     name_of_word = "ControlPage::call"
                 if name_of_word in all_words | FOR_PEOPLE:
                     names.add(name_of_word)
-            if "members[" in body and "fetch_or(" in body:
-                names.add("members")
             names -= FOR_PEOPLE | set(IMPLIED)
             if names:
                 found[name] = names
+    for helper in [name for name in found if "::" not in name]:
+        for name, body in bodies.items():
+            if name != helper and re.search(rf"\b{helper}\(", body):
+                found[name] = found.get(name, set()) | found[helper]
     return found
 
 

@@ -72,6 +72,7 @@ class Reset {
     const std::uint32_t past = std::max(session_.known_attempt, read_joined(own_).attempt);
     std::uint32_t latest = past;
     bool under_way = false;
+    bool late = false;
     for (const int r : others()) {
       const Joined theirs = read_joined(page(r));
       if (theirs.attempt < latest) {
@@ -84,10 +85,11 @@ class Reset {
       latest = theirs.attempt;
       if (theirs.stage == ResetStage::kConcluded && theirs.attempt > session_.known_attempt) {
         session_.known_attempt = theirs.attempt;
-        if (!newcomer_) {
-          return left_behind(theirs.attempt);
-        }
+        late = !newcomer_;
       }
+    }
+    if (late) {
+      return left_behind(session_.known_attempt);
     }
     const std::uint32_t least = std::max(past, session_.known_attempt);
     attempt_ = under_way && latest > least ? latest : latest + 1;
@@ -198,8 +200,8 @@ class Reset {
         return {};
       }
       if (excluded_) {
-        session_.known_attempt = attempt;
-        return newcomer_ ? Status() : left_behind(attempt);
+        session_.known_attempt = std::max(session_.known_attempt, attempt);
+        return newcomer_ ? Status() : left_behind(session_.known_attempt);
       }
       if (attempt_ != attempt) {
         return {};
@@ -235,7 +237,11 @@ class Reset {
         return;
       }
       excluded_ = theirs.stage == ResetStage::kConcluded;
-      attempt_ = excluded_ ? attempt_ : theirs.attempt;
+      if (excluded_) {
+        session_.known_attempt = theirs.attempt;  // the next reset does not report it again
+      } else {
+        attempt_ = theirs.attempt;
+      }
       return;
     }
     if (theirs.attempt != attempt_) {

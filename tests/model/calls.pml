@@ -11,7 +11,7 @@
  * Parameters (0 or 1 where not said): N ranks; CALLS; TIMEOUTS: a wait may end at any moment;
  * DEATHS: number of processes that may end at any moment; RESETS: number of resets that may
  * succeed; IN_PLACE: calls may publish rows in the pool; SPLIT: between signal and teardown a rank
- * may reset or release its group; ELASTIC: calls may leave the last rank out,
+ * may reset or release its group, and its setup may fail; ELASTIC: calls may leave the last rank out,
  * more than 1: these do, a bit a call; REFUSALS: ranks may
  * refuse calls; TWO_GROUPS: another group of the call may fail.
  * Defects: see tools/check_model.py.
@@ -203,6 +203,10 @@ next_call: /* phase: kIdle */
   :: SPLIT && epoch < RESETS -> /* code: Call::suspend, Call::close, Session::reset */
      end_call(); open = true; goto reset
   :: SPLIT -> end_call(); open = true; goto release
+     /* What combine_setup returns cannot be made. code: combine_setup, Call::poison -> left */
+  :: SPLIT && in_place && epoch < RESETS ->
+     left[me] = stamp; end_call(); pool[me] = GARBAGE; goto needs_reset
+  :: SPLIT && !in_place -> end_call(); goto next_call
   :: true /* code: Call::resume */
   :: TWO_GROUPS && epoch < RESETS -> /* code: Call::poison -> left */
      left[me] = stamp; end_call(); pool[me] = GARBAGE; goto needs_reset
@@ -292,7 +296,7 @@ reset: /* code: Session::reset; phase: kReset. The open call has ended, its rows
   if
   :: epochs > epoch && IN(list[epoch + 1], me)
   :: epochs == epoch || !IN(list[epoch + 1], me) ->
-     /* A reset without success takes the rows of an open call away. mend: Session::reset -> left */
+     /* A reset without success takes the rows of an open call away. code: Session::reset -> left */
 #ifndef FAILED_RESET_FREES_ROWS
      if
      :: open -> left[me] = STAMP(epoch + 1, 0)

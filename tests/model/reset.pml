@@ -5,14 +5,18 @@
  * goes together with the load beside it: what a dead rank posted is final.
  *
  * A round of the code's polling that changed nothing would go the same way again. So a rank waits
- * after a round until something was posted, or until a time is over (TIMEOUTS: any time may be over
- * at any moment), and a group that would poll for ever shows as one in which nobody can go on.
+ * after a round until something was posted, or until a time is over, and a group that would poll for
+ * ever shows as one in which nobody can go on.
  *
  * With REJOIN rank Q may be restarted once: its first process is number Q here, its second number N,
- * and each has its own page. A survivor's `view` says which of the two pages it has mapped.
+ * and each has its own page. A survivor's `view` says which of the two pages it has mapped. The
+ * second process knocks, a survivor answers, and the second process takes the answer up: three
+ * steps, for each survivor at any moment that it has accepted no list.
  *
- * Parameters: N ranks; ATTEMPTS: later ones are cut off; RUNS; TIMEOUTS, GIVE_UPS (0 or 1);
- * DEATHS: number of processes that may end at any moment; REJOIN (0 or 1), Q.
+ * Parameters: N ranks; ATTEMPTS: later ones are cut off; RUNS: resets of each; TIMEOUTS: 0 no time
+ * is ever over, 1 any time may be over at any moment, 2 times are over when nobody can go on
+ * otherwise; GIVE_UPS (0 or 1); DEATHS: number of processes that may end at any moment (with REJOIN
+ * only the first of rank Q); REJOIN (0 or 1), Q.
  * Defects: see tools/check_model.py.
  */
 
@@ -59,17 +63,23 @@
 /* The words of ResetPosts. `incarnations` stands for the hash over (rank, incarnation). */
 byte joined[PAGES], call[PAGES], list[PAGES], members[PAGES], incarnations[PAGES], accepted[PAGES];
 
+bool newcomer;             /* the word of the second process of Q; those of the others are 0 */
+
 bool ended[PAGES];
 byte view[PAGES] = Q;      /* the page of rank Q that this process has mapped */
-bool knocks;               /* the new process of Q has asked to come in */
-byte answered;             /* the ranks that have admitted it */
+bool knocks;               /* the new process of Q calls the others */
+byte answered;             /* the ranks that have mapped its page and sent it theirs */
 
 byte changed;              /* the processes for which something was posted since their last round */
 
-/* What each process has concluded in each attempt, for the properties: the processes on the list and
-   the call number. */
-byte concluded[(ATTEMPTS + 1) * PAGES];
+byte expired, quiet;       /* with TIMEOUTS 2: whose times are over, and how often they were */
+#define QUIET_LIMIT (3 * ATTEMPTS)
+
+/* For the properties: what each process has concluded in each attempt, which is the processes on the
+   list and the call number; and the members of the list that it closed. */
+byte concluded[(ATTEMPTS + 1) * PAGES], closed[(ATTEMPTS + 1) * PAGES];
 #define CONCLUDED(page) concluded[attempt * PAGES + (page)]
+#define CLOSED(page) closed[attempt * PAGES + (page)]
 #define PROCESSES (REJOIN && IN(mine, Q) -> mine & ~(1 << Q) | 1 << view[me] : mine)
 #define MEANING (PROCESSES + 16 * mine_call)
 #define SET(meaning) ((meaning) % 16)
@@ -87,36 +97,34 @@ byte deaths;
     fi \
   }
 #define PAGE(r) (REJOIN && (r) == Q -> view[me] : (r))
-/* Ranks that the new process has not met yet count as ended. */
-#define KNOWS(r) (me != N || (r) == id || IN(answered, r))
+/* Ranks that the new process has not met count as ended for it. code: ShmTransport::is_known */
+#define KNOWS(r) (me != N || (r) == id || IN(met, r))
 #define LIVES(r) ((r) == id || (KNOWS(r) && !ended[PAGE(r)]))
 #define HAS_ACCEPTED(r, c) (KNOWS(r) && accepted[PAGE(r)] == PACK(attempt, (c) + 1))
 #define JOINED(r) joined[PAGE(r)]
 #define IS_HERE(r) (ATTEMPT(JOINED(r)) == attempt && LOW(JOINED(r)) != kGaveUp)
+/* What its word `newcomer` says, of this process and of the one under rank r. */
+#define IS_NEW (me == N && newcomer)
+#define NEW(r) (REJOIN && PAGE(r) == N && newcomer)
 
 #include "reset_steps.pml"
 
-#ifdef ADMITS_AFTER_ACCEPTING
-#define MAY_ADMIT true
-#else
-#define MAY_ADMIT (closer == NOBODY)
-#endif
-
 proctype rank(byte me) {
   byte id = (me == N -> Q : me);
-  byte attempt, known, latest, word, r, x, runs, closer = NOBODY;
+  byte attempt, known, told, latest, word, r, x, runs, met, closer = NOBODY;
   byte here, mine, mine_call, mine_incarnation, seen, seen_call, seen_incarnation;
   mtype:outcomes outcome = kOpen;
-  bool under_way, open, later, gather_over, accept_over, all_here, may_close, beside_member;
+  bool under_way, open, later, time_over, all_here, may_close;
   bool excluded, concludes, next, awaits, differs;
 
   if
-  :: me == N -> atomic { ended[Q] -> view[me] = N; knocks = true; changed = 255 }; answered != 0
+  :: me == N -> atomic { ended[Q] -> view[me] = N; newcomer = true; knocks = true; changed = 255 }
   :: else
   fi;
 
 again: /* code: Reset::run; phase: kReset */
   runs++;
+  meet_others();
 choose:
   choose_attempt();
 
@@ -126,30 +134,22 @@ join: /* code: Reset::join -> call, joined */
   :: else
   fi;
   atomic {
-    closer = NOBODY; mine = 0; mine_call = 0; mine_incarnation = 0; gather_over = false;
-    accept_over = false; outcome = kOpen; next = false; awaits = false; differs = false;
-    all_here = false; may_close = false; beside_member = false; call[me] = id; changed = 255
+    closer = NOBODY; mine = 0; mine_call = 0; mine_incarnation = 0; time_over = false;
+    outcome = kOpen; next = false; awaits = false; differs = false;
+    all_here = false; may_close = false; call[me] = id; changed = 255
   };
   POST(joined[me], PACK(attempt, kGathering));
 
 round: /* code: Reset::agree */
   atomic {
     changed = changed & ~(1 << me); r = 0; awaits = false; differs = false;
-    outcome = kOpen; all_here = false; may_close = false; beside_member = false
+    outcome = kOpen; all_here = false; may_close = false
   };
-#if REJOIN
-  atomic { /* code: Reset::meet_others */
-    if
-    :: me != N && me != Q && knocks && !IN(answered, me) && MAY_ADMIT ->
-       view[me] = N; answered = answered | 1 << me; changed = 255
-    :: else
-    fi
-  };
-#endif
+  meet_others();
   do
   :: r < N ->
      if
-     :: r != id && !concludes -> look_at()
+     :: r != id && !concludes && !excluded && !next -> look_at()
      :: else
      fi;
      r++
@@ -157,12 +157,18 @@ round: /* code: Reset::agree */
   od;
   if
   :: concludes -> goto begin_epoch
-  :: excluded && !concludes && me != N -> atomic { known = attempt; goto too_late }
-  :: excluded && !concludes && me == N -> atomic { known = attempt; excluded = false; goto choose }
+  :: excluded && !concludes ->
+     atomic {
+       KNOW_THE_LATEST;
+       if
+       :: IS_NEW -> excluded = false; goto choose
+       :: else -> goto too_late
+       fi
+     }
   :: else
   fi;
   if
-  :: closer == NOBODY && !next ->
+  :: closer == NOBODY && !next && !awaits && !NEVER_CLOSES ->
      find_whether_may_close();
      if
      :: may_close -> close()
@@ -180,12 +186,19 @@ round: /* code: Reset::agree */
   :: next && !concludes -> atomic { attempt++; goto join }
   :: else
   fi;
-  atomic { outcome = kOpen; all_here = false; may_close = false; beside_member = false };
+  atomic { outcome = kOpen; all_here = false; may_close = false; awaits = false };
   if
   :: IN(changed, me)
-  :: differs -> atomic { attempt++; goto join }   /* it did not match for long */
-  :: TIMEOUTS && closer == NOBODY && !gather_over -> gather_over = true
-  :: TIMEOUTS && closer != NOBODY && !accept_over -> accept_over = true
+  :: differs && TIMEOUTS != 2 -> atomic { attempt++; goto join }   /* it did not match for long */
+  :: TIMEOUTS == 1 && !time_over -> time_over = true  /* to gather, or to accept */
+  :: atomic {
+       TIMEOUTS == 2 && IN(expired, me) ->
+       expired = expired & ~(1 << me); time_over = true;
+       if
+       :: differs -> attempt++; goto join
+       :: else
+       fi
+     }
   :: GIVE_UPS -> goto gave_up
   :: atomic { MAY_DIE -> DIE }
   fi;
@@ -195,7 +208,7 @@ begin_epoch:
 #ifdef LIST_READ_AGAIN
   atomic { mine = members[PAGE(closer)]; mine_call = LOW(list[PAGE(closer)]) };
 #endif
-  /* code: Reset::begin_epoch -> signalled, done, joined */
+  /* code: Reset::begin_epoch -> newcomer, signalled, done, joined */
   atomic {
     assert(IN(mine, id));
     assert(!REJOIN || !IN(mine, Q) || mine_incarnation == view[me]);
@@ -207,7 +220,8 @@ begin_epoch:
     };
     CONCLUDED(me) = MEANING; has_concluded[me] = true; x = 0;
     mine = 0; mine_call = 0; mine_incarnation = 0;
-    known = attempt; closer = NOBODY; concludes = false; excluded = false
+    known = attempt; closer = NOBODY; concludes = false; excluded = false; time_over = false;
+    newcomer = newcomer && me != N; changed = 255
   };
   POST(joined[me], PACK(attempt, kConcluded));
   if
@@ -219,28 +233,46 @@ too_late: /* code: Reset::left_behind */
   excluded = false;
 gave_up: /* code: Reset::timed_out, Reset::run -> joined */
   POST(joined[me], PACK(attempt, kGaveUp));
-  atomic { closer = NOBODY; r = 0; x = 0; word = 0 };
+over:
+  atomic { closer = NOBODY; r = 0; x = 0; word = 0; time_over = false };
   if
   :: runs < RUNS -> goto again
   :: true -> goto stop
   fi;
 
 stop:
-  atomic { finished[me] = true; changed = 255 }
-dead:
-  skip
-}
-
-/* Nobody can go on. Without times that end, everybody who lives is then in the new epoch. */
-active proctype watchdog() {
-  byte r;
-  timeout ->
+  atomic { finished[me] = true; changed = 255; goto dead };
+dead: /* Nobody asks for these any more: fewer states. */
   atomic {
-    for (r : 0 .. N - 1) { assert(cut || RUNS > 1 && !TIMEOUTS || ended[r] || finished[r]) }
-    for (r : 0 .. N - 1) { assert(cut || TIMEOUTS || GIVE_UPS || RUNS > 1 || ended[r] || has_concluded[r]) }
+    attempt = 0; known = 0; told = 0; latest = 0; word = 0; r = 0; x = 0; runs = 0; met = 0; closer = 0;
+    here = 0; mine = 0; mine_call = 0; mine_incarnation = 0;
+    seen = 0; seen_call = 0; seen_incarnation = 0; outcome = kOpen;
+    under_way = false; open = false; later = false; time_over = false; all_here = false;
+    may_close = false; excluded = false; concludes = false; next = false; awaits = false;
+    differs = false
   }
 }
 
+/* Nobody can go on: times are over, or everybody has come through. Where times are over at no other
+   moment everybody who lives is then in the new epoch. */
+active proctype watchdog() {
+  byte r;
+  do
+  :: timeout ->
+     atomic {
+       if
+       :: TIMEOUTS == 2 && quiet < QUIET_LIMIT -> quiet++; expired = (1 << PAGES) - 1
+       :: else -> break
+       fi
+     }
+  od;
+  atomic {
+    for (r : 0 .. N - 1) { assert(cut || RUNS > 1 && !TIMEOUTS || ended[r] || finished[r]) }
+    for (r : 0 .. N - 1) {
+      assert(cut || TIMEOUTS == 1 || GIVE_UPS || RUNS > 1 || ended[r] || has_concluded[r])
+    }
+  }
+}
 
 init {
   byte r;

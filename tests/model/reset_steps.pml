@@ -1,5 +1,27 @@
 /* The steps of a reset. Part of reset.pml. */
 
+/* Processes that come back are taken in, and take up an answer, while they have accepted no list.
+   code: Reset::meet_others, ShmTransport::take_in, ShmTransport::accept */
+#ifdef ADMITS_AFTER_ACCEPTING
+#define MAY_ADMIT true
+#else
+#define MAY_ADMIT (closer == NOBODY)
+#endif
+inline meet_others() {
+#if REJOIN
+  atomic {
+    if
+    :: me != N && me != Q && knocks && !IN(answered, me) && MAY_ADMIT ->
+       view[me] = N; answered = answered | 1 << me; changed = 255
+    :: me == N && met != answered && closer == NOBODY -> met = answered
+    :: else
+    fi
+  }
+#else
+  skip
+#endif
+}
+
 /* A rank that gave up an attempt does not come back to it: it may have accepted a list there.
    code: Reset::choose_attempt */
 #ifdef COMES_BACK_TO_ATTEMPT
@@ -22,8 +44,10 @@ inline choose_attempt() {
           if
           :: LOW(word) == kConcluded && latest > known ->
              known = latest;
+             assert(IS_NEW || latest > told);
+             told = (IS_NEW -> 0 : latest);
              if
-             :: me != N -> attempt = known; goto too_late
+             :: !IS_NEW -> excluded = true
              :: else
              fi
           :: else
@@ -33,6 +57,10 @@ inline choose_attempt() {
      }
   :: atomic {
        r == N ->
+       if
+       :: excluded -> excluded = false; latest = 0; under_way = false; open = false; goto over
+       :: else
+       fi;
        attempt = (under_way && latest > LAST -> latest : latest + 1);
        latest = 0; under_way = false; open = false; word = 0; r = 0;
        break
@@ -67,39 +95,48 @@ inline find_outcome(closer_asked, set) {
   x = 0
 }
 
-/* code: Reset::accept -> accepted, joined */
+/* code: Reset::accept -> accepted, joined; code: post_accepted -> accepted;
+   code: post_joined -> joined */
 inline accept(closer_chosen, set, number, page_of_q) {
-  atomic { closer = closer_chosen; mine = set; mine_call = number; mine_incarnation = page_of_q };
+  atomic { 
+    closer = closer_chosen; mine = set; mine_call = number; mine_incarnation = page_of_q;
+    time_over = false
+  };
   POST(accepted[me], PACK(attempt, closer_chosen + 1));
   POST(joined[me], PACK(attempt, kClosed))
 }
 
+/* The hash of a list is the own one: over pages that this rank has mapped.
+   code: Reset::incarnations, incarnation_hash */
 #ifdef LIST_WITHOUT_INCARNATIONS
 #define MAPS_THE_SAME true
 #else
-#define MAPS_THE_SAME (!REJOIN || !IN(seen, Q) || seen_incarnation == view[me])
+#define MAPS_THE_SAME \
+  (!REJOIN || ((!IN(seen, Q) || seen_incarnation == view[me]) && \
+               (me != N || (seen & ~(met | 1 << id)) == 0)))
 #endif
 
-/* The list of rank r, when it has closed one in this attempt. The members are read before a later
-   attempt of its closer can overwrite them, or not used.
-   code: Reset::has_list, Reset::on_list, Reset::consider, Reset::incarnations */
+/* The list of rank r, when it has closed one in this attempt. A later attempt of its closer may
+   overwrite it while it is copied: then it is not used.
+   code: read_list, Reset::consider */
 inline look_at_list() {
   if
-  :: ATTEMPT(list[PAGE(r)]) == attempt ->
-     atomic { seen_call = LOW(list[PAGE(r)]); seen = members[PAGE(r)] };
+  :: atomic { ATTEMPT(list[PAGE(r)]) == attempt -> seen_call = LOW(list[PAGE(r)]) };
      seen_incarnation = incarnations[PAGE(r)];
-     if
+     seen = members[PAGE(r)];
 #ifndef LIST_MAY_BE_OLD
+     if
      :: ATTEMPT(JOINED(r)) != attempt -> seen = 0
-#endif
      :: else
      fi;
+#endif
+     assert(seen == 0 || seen == CLOSED(PAGE(r)));
      if
      :: seen == 0
      :: seen != 0 && IN(seen, id) ->
         if
         :: MAPS_THE_SAME -> accept(r, seen, seen_call, seen_incarnation)
-        :: else -> differs = true
+        :: else -> atomic { differs = true; awaits = true }
         fi
      :: seen != 0 && !IN(seen, id) ->
         find_outcome(r, seen);
@@ -119,10 +156,29 @@ inline look_at_list() {
 #else
 #define MAY_ACCEPT(r) (closer == NOBODY)
 #endif
+#define IS_LATER (ATTEMPT(word) > attempt && LOW(word) != kGaveUp && LIVES(r))
+#ifdef CONCLUDED_SUFFICES
+#define CONCLUDED_MINE (closer != NOBODY)
+#else
+#define CONCLUDED_MINE (closer != NOBODY && seen == PACK(attempt, closer + 1))
+#endif
 
-/* code: Reset::look_at */
+/* The attempt whose list held without this rank: its next reset does not report that one again. */
+#ifdef TOLD_TWICE
+#define KNOW_THE_LATEST known = attempt
+#else
+#define KNOW_THE_LATEST known = (told > attempt -> told : attempt)
+#endif
+
+/* code: Reset::look_at, read_joined, accepted_in */
 inline look_at() {
-  atomic { word = (KNOWS(r) -> JOINED(r) : 0); later = ATTEMPT(word) > attempt && LOW(word) != kGaveUp && LIVES(r) };
+#ifdef TWO_LOADS_OF_JOINED
+  seen = (KNOWS(r) -> accepted[PAGE(r)] : 0);
+  word = (KNOWS(r) -> JOINED(r) : 0);
+  atomic { word = PACK(ATTEMPT(word), (KNOWS(r) -> LOW(JOINED(r)) : 0)); later = IS_LATER };
+#else
+  atomic { word = (KNOWS(r) -> JOINED(r) : 0); later = IS_LATER };
+#endif
   if
   :: later ->
      if
@@ -132,37 +188,58 @@ inline look_at() {
      atomic {
        if
        :: outcome == kHolds -> concludes = true
-       :: outcome != kHolds && LOW(word) == kConcluded -> excluded = true
-       :: else -> attempt = ATTEMPT(word); word = 0; later = false; r = 0; goto join
+       :: outcome != kHolds && LOW(word) == kConcluded ->
+          excluded = true; told = (IS_NEW -> 0 : ATTEMPT(word))
+       :: else -> attempt = ATTEMPT(word); word = 0; later = false; seen = 0; r = 0; goto join
        fi
      }
-  :: !later && ATTEMPT(word) == attempt && MAY_ACCEPT(r) -> look_at_list()
+  :: !later && word == PACK(attempt, kConcluded) ->
+#ifndef TWO_LOADS_OF_JOINED
+     seen = accepted[PAGE(r)];
+#endif
+     atomic {
+       if
+       :: CONCLUDED_MINE -> concludes = IN(mine, r)
+       :: !CONCLUDED_MINE && ATTEMPT(seen) == attempt -> excluded = true
+       :: else
+       fi;
+       seen = 0
+     }
+  :: !later && ATTEMPT(word) == attempt && LOW(word) != kConcluded && MAY_ACCEPT(r) ->
+#ifdef TWO_LOADS_OF_JOINED
+     seen = 0;
+#endif
+     look_at_list()
   :: else
   fi;
-  atomic { word = 0; later = false }
+  atomic { word = 0; later = false; seen = 0 }
 }
 
-/* A process that came back waits with its list for those that are there and that it has not met.
-   code: Reset::may_close, Reset::is_here, Reset::a_member_is_here */
+/* The lowest rank present that never left closes. One that came back does not: it may have met only
+   some of the others. code: Reset::may_close, Reset::is_here */
+#ifdef NEWCOMER_CLOSES
+#define NEVER_CLOSES (met == 0 && IS_NEW)
+#define GOES_FIRST(r) ((r) < id)
+#else
+#define NEVER_CLOSES IS_NEW
+#define GOES_FIRST(r) ((r) < id && !NEW(r))
+#endif
 inline find_whether_may_close() {
-  atomic { x = 0; all_here = true; may_close = !awaits; beside_member = me != N; here = 0 };
+  atomic { x = 0; all_here = true; may_close = true; here = 0 };
   do
   :: atomic {
        x < N ->
        if
-       :: LIVES(x) && IS_HERE(x) && x < id -> may_close = false
+       :: LIVES(x) && IS_HERE(x) && GOES_FIRST(x) -> may_close = false; here = 0; break
+       :: LIVES(x) && IS_HERE(x) && !GOES_FIRST(x) -> here = here | 1 << x
        :: LIVES(x) && !IS_HERE(x) -> all_here = false
-#ifndef UNMET_COUNT_AS_ENDED
-       :: !KNOWS(x) && !ended[PAGE(x)] -> all_here = false
-#endif
        :: else
        fi;
-       beside_member = beside_member || (x != id && LIVES(x) && IS_HERE(x));
-       here = here | (LIVES(x) && IS_HERE(x) -> 1 << x : 0);
        x++
      }
-  :: atomic { x == N -> may_close = may_close && beside_member && (all_here || gather_over); x = 0; break }
-  od
+  :: atomic { x == N -> may_close = all_here || time_over; break }
+  od;
+  atomic { x = 0; all_here = false }
 }
 
 /* On the list are the ranks that were there when this rank decided to close: one that has left for a
@@ -173,31 +250,27 @@ inline find_whether_may_close() {
 #define ON_LIST(x) IN(here, x)
 #endif
 
-/* code: Reset::close -> members, incarnations, list */
+/* code: Reset::close -> members, incarnations, list; code: post_list -> members, incarnations, list */
 inline close() {
-  POST(members[me], 0);
-  POST(incarnations[me], view[me]);
   x = 0;
   do
-  :: x < N ->
-     atomic {
+  :: atomic {
+       x < N ->
        if
        :: ON_LIST(x) ->
-          members[me] = members[me] | 1 << x; changed = 255;
-          if
-          :: call[PAGE(x)] > seen_call -> seen_call = call[PAGE(x)]
-          :: else
-          fi
+          seen = seen | 1 << x;
+          seen_call = (call[PAGE(x)] > seen_call -> call[PAGE(x)] : seen_call)
        :: else
        fi;
        x++
      }
-  :: x == N -> break
+  :: atomic { x == N -> x = 0; break }
   od;
-  x = 0;
-  POST(list[me], PACK(attempt, seen_call));
-  accept(id, members[me], seen_call, view[me]);
-  seen_call = 0
+  POST(members[me], seen);
+  POST(incarnations[me], view[me]);
+  POST(list[me], PACK(attempt, seen_call); CLOSED(me) = seen);
+  accept(id, seen, seen_call, view[me]);
+  atomic { seen = 0; seen_call = 0 }
 }
 
 /* code: Reset::judge */
@@ -205,47 +278,12 @@ inline judge() {
 #ifdef LIST_READ_AGAIN
   atomic { mine = members[PAGE(closer)]; mine_call = LOW(list[PAGE(closer)]) };
 #endif
-  x = 0;
-  do
-  :: x < N ->
-     if
-#ifdef TWO_LOADS_OF_JOINED
-     :: IN(mine, x) && accepted[PAGE(x)] == PACK(attempt, closer + 1) ->
-        if
-        :: ATTEMPT(JOINED(x)) == attempt ->
-           if
-           :: LOW(JOINED(x)) == kConcluded -> concludes = true
-           :: else
-           fi
-        :: else
-        fi
-#else
-     :: IN(mine, x) && JOINED(x) == PACK(attempt, kConcluded) ->
-#ifdef CONCLUDED_SUFFICES
-        concludes = true
-#else
-        if
-        :: accepted[PAGE(x)] == PACK(attempt, closer + 1) -> concludes = true
-        :: else
-        fi
-#endif
-#endif
-     :: else
-     fi;
-     x++
-  :: x == N -> break
-  od;
-  x = 0;
-  if
-  :: !concludes ->
-     find_outcome(closer, mine);
-     atomic {
-       if
-       :: outcome == kHolds -> concludes = true
-       :: outcome == kBroken || (outcome == kOpen && accept_over) -> next = true
-       :: else
-       fi
-     }
-  :: else
-  fi
+  find_outcome(closer, mine);
+  atomic {
+    if
+    :: outcome == kHolds -> concludes = true
+    :: outcome == kBroken || (outcome == kOpen && time_over) -> next = true
+    :: else
+    fi
+  }
 }

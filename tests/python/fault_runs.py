@@ -26,7 +26,7 @@ from fault_board import Board, machine_level
 from fault_cases import COMBINE, Fault, FaultCase, Return
 from fault_judge import REPLACEMENT, Record, judge
 from fault_layers import prepare
-from fault_ranks import CONNECTED, FAILED, SHRUNK, FaultRank, ProgramError
+from fault_ranks import FAILED, LOOKED, SHRUNK, FaultRank, ProgramError
 
 CASE_SECONDS = 60.0
 POLL_SECONDS = 0.002
@@ -34,7 +34,7 @@ PR_SET_PDEATHSIG = 1
 LEFT_SECONDS = 5.0
 BUSY_SECONDS = 0.2  # a machine that does not let this process run for so long is too busy to judge
 LATE = re.compile(r"after [\d.]+ s|did not come|did not end|not within|left behind")
-RETURNS = {Return.AT_ONCE: CONNECTED, Return.FAILED: FAILED, Return.SHRUNK: SHRUNK}
+RETURNS = {Return.AT_ONCE: LOOKED, Return.FAILED: FAILED, Return.SHRUNK: SHRUNK}
 """The step of all survivors at which the new process is started."""
 REPEATS = 3  # of a case that failed meanwhile
 

@@ -337,11 +337,12 @@ Result<MeetingPoint> meet_at(const std::filesystem::path& path, const Rendezvous
   while (true) {
     std::string text;
     if (std::ifstream(path) >> text && text.size() == options.id.size()) {
-      auto connection = try_connect(alive_address(text));
+      bool full = false;
+      auto connection = try_connect(alive_address(text), &full);
       if (!connection.ok()) {
         return connection.status();
       }
-      if (*connection) {
+      if (*connection || full) {
         return MeetingPoint{text, {}};
       }
     }

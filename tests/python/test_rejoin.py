@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 
@@ -167,3 +168,23 @@ def test_looking_keeps_nothing_of_those_that_went(pool: RankPool) -> None:
     for _ in range(3):
         pool.run(gives_up, ranks=[2])
         assert pool.run(descriptors, ranks=[0, 1]) == before
+
+
+def fork_a_worker(own: Rank) -> int:
+    """As a data loader does: a child without exec, which has all descriptors."""
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(60)
+        os._exit(0)
+    return pid
+
+
+def test_children_of_the_one_that_ended_live_on(pool: RankPool) -> None:
+    worker = pool.run(fork_a_worker, ranks=[2])[2]
+    try:
+        pool.kill(2)
+        pool.restart(2)
+        assert pool.run(either, [2], "store") == [list(range(E))] * E
+        assert all(pool.run(round_trip))
+    finally:
+        os.kill(worker, signal.SIGKILL)

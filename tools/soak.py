@@ -2,10 +2,10 @@
 
     python tools/soak.py --minutes 10
 
-A process is killed and replaced, or stopped and continued, at a random moment. All results are
-compared with the oracle bit for bit. Ends with the counts, a plot of memory, descriptors and calls
-over time, and with 1 when a row was wrong, an error named a rank that nothing had happened to,
-ranks did not come back in time, or memory or descriptors grew.
+A process is killed, and a new one comes back under its rank, or a process is stopped and continued,
+at a random moment. All results are compared with the oracle bit for bit. Ends with the counts, a
+plot of memory, descriptors and calls over time, and with 1 when a row was wrong, an error named a
+rank that nothing had happened to, ranks did not come back in time, or memory or descriptors grew.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ import torch  # noqa: E402
 from soak_plot import Sample, save_plot  # noqa: E402
 from soak_ranks import (  # noqa: E402
     JOINING,
-    NOT_JOINED,
     SHRUNK,
     TIMEOUT,
     WHOLE,
@@ -43,7 +42,7 @@ from soak_ranks import (  # noqa: E402
 )
 
 from fault_board import machine_level  # noqa: E402
-from fault_runs import fork_rank, has_rejoin, left_behind  # noqa: E402
+from fault_runs import fork_rank, left_behind  # noqa: E402
 
 NUM_RANKS = 8
 IMMORTAL = (1, 5)
@@ -52,6 +51,10 @@ POLL_SECONDS = 0.005
 PROGRESS_SECONDS = 60
 RECOVERY_SECONDS = 40.0
 SCALED_SECONDS = 0.5  # of calls among the survivors, before a replacement comes
+KILLS = ("kill", "restart")
+"""A new process comes when the others have gone on, or at once."""
+FAULTS = (*KILLS, *KILLS, "stop", "short stop")
+AGAIN, AGAIN_SECONDS = 0.25, 0.3  # how often, and how soon, a new process is killed as well
 SHORT_STOP = 0.5
 LONG_STOPS = (TIMEOUT + 1.0, 3 * TIMEOUT)  # before the others' reset, or well behind it
 BUSY_SECONDS = 1.0  # when ranks may be late without a fault
@@ -93,12 +96,12 @@ class Soak:
         self.draw = random.Random(seed)
         self.board = SoakBoard()
         self.folder = Path(tempfile.mkdtemp(prefix="waybill-soak-"))
-        self.rejoins = has_rejoin()
         self.pids: dict[int, int] = {}
         self.begin = time.monotonic()
         self.samples: list[Sample] = []
         self.faults: list[tuple[float, str]] = []
         self.problems: list[str] = []
+        self.again = 0  # new processes that were killed as they came back
         self.looked = time.monotonic()
         self.busy = 0.0  # the longest time for which this process did not run
 
@@ -111,7 +114,7 @@ class Soak:
                 scaled(NUM_RANKS, others, number)
 
     def fork(self, rank: int) -> None:
-        own = SoakRank(rank, NUM_RANKS, self.board, self.folder, self.seed, self.rejoins)
+        own = SoakRank(rank, NUM_RANKS, self.board, self.folder, self.seed)
         self.board.step[rank] = JOINING
         self.pids[rank] = fork_rank(own.live, self.output_of(rank))
 
@@ -164,7 +167,7 @@ class Soak:
             self.look_after()
 
     def look_after(self) -> None:
-        """One turn of the loop: processes that ended, meetings that failed, a sample a second."""
+        """One turn of the loop: processes that ended, a sample a second."""
         before, self.looked = self.looked, time.monotonic()
         self.busy = max(self.busy, self.looked - before)
         for rank, pid in list(self.pids.items()):
@@ -175,8 +178,6 @@ class Soak:
                 if code:
                     tail = self.output_of(rank).read_text()[-3000:]
                     raise Hung(f"rank {rank} ended with {code}:\n{tail}")
-        if any(self.board.step[rank] == NOT_JOINED for rank in range(NUM_RANKS)):
-            self.next_generation()
         if len(self.samples) <= self.now():
             calls = sum(self.board.calls[:NUM_RANKS])
             self.samples.append(Sample.take(self.now(), self.pids, calls))
@@ -184,38 +185,40 @@ class Soak:
                 print(f"{self.now():.0f} s: {calls} calls, {len(self.faults)} faults", flush=True)
         time.sleep(POLL_SECONDS)
 
-    def next_generation(self) -> None:
-        self.board.words[self.board.GENERATION] += 1
-        for rank in range(NUM_RANKS):
-            if self.board.step[rank] == NOT_JOINED:
-                self.board.step[rank] = JOINING
-
     # Faults
 
     def hit(self) -> None:
-        kind = self.draw.choice(["kill", "kill", "kill", "stop", "short stop"])
+        kind = self.draw.choice(FAULTS)
         mortal = [rank for rank in range(NUM_RANKS) if rank not in IMMORTAL]
-        rank = self.draw.choice(mortal if kind == "kill" else range(NUM_RANKS))
+        rank = self.draw.choice(mortal if kind in KILLS else range(NUM_RANKS))
         self.sleep(self.draw.random() * 0.05)  # anywhere in a call
         self.board.words[self.board.HIT_AT + rank] = 1
         self.faults.append((self.now(), kind))
-        if kind == "kill":
-            self.kill(rank)
+        if kind in KILLS:
+            self.replace(rank, kind)
         else:
             self.stop(rank, SHORT_STOP if kind == "short stop" else self.draw.choice(LONG_STOPS))
         self.wait(self.all_whole, f"all are back after a {kind} of rank {rank}", RECOVERY_SECONDS)
         self.board.words[self.board.HIT_AT + rank] = 0
+
+    def replace(self, rank: int, kind: str) -> None:
+        self.kill(rank)
+        if kind == "kill":
+            self.wait(lambda: self.others(rank, SHRUNK), "the others notice", RECOVERY_SECONDS)
+            self.sleep(SCALED_SECONDS)
+        self.fork(rank)
+        while self.draw.random() < AGAIN:
+            self.sleep(self.draw.random() * AGAIN_SECONDS)
+            self.kill(rank)
+            self.fork(rank)
+            self.again += 1
 
     def kill(self, rank: int) -> None:
         pid = self.pids.pop(rank)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         self.board.step[rank] = JOINING
-        self.wait(lambda: self.others(rank, SHRUNK), "the others notice", RECOVERY_SECONDS)
-        self.sleep(SCALED_SECONDS)
-        if not self.rejoins:
-            self.next_generation()
-        self.fork(rank)
+        self.board.words[self.board.ASKS_BACK + rank] = 0
 
     def stop(self, rank: int, seconds: float) -> None:
         os.kill(self.pids[rank], signal.SIGSTOP)
@@ -286,7 +289,8 @@ class Soak:
         wrong = self.total(self.board.WRONG)
         print(
             f"{calls} calls in {seconds:.0f} s, {len(self.faults)} faults survived "
-            f"({', '.join(f'{count} {kind}' for kind, count in kinds.items())}), "
+            f"({', '.join(f'{count} {kind}' for kind, count in kinds.items())}; {self.again} new "
+            f"processes killed as they came back), "
             f"{wrong} wrong rows or errors; plot: {out / 'soak.png'}"
         )
         return 1 if self.problems or wrong else 0
@@ -304,8 +308,7 @@ def main() -> int:
     before = machine_level()
     soak = Soak(options.minutes, options.pause, options.seed)
     soak.prepare()
-    how = "come back to their group" if soak.rejoins else "meet the others in a new group"
-    print(f"{NUM_RANKS} ranks, {options.minutes:g} minutes; replaced ranks {how}", flush=True)
+    print(f"{NUM_RANKS} ranks, {options.minutes:g} minutes", flush=True)
     soak.run()
     soak.problems += left_behind(before)
     status = soak.report(options.out)

@@ -8,7 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-COLOURS = {"kill": "tab:red", "stop": "tab:orange", "short stop": "tab:green"}
+COLOURS = {
+    "kill": "tab:red",
+    "restart": "tab:purple",
+    "stop": "tab:orange",
+    "short stop": "tab:green",
+}
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """What one rank of tools/soak.py does: random calls, and coming back from whatever happens.
 
-All members of a group make the same calls: the choice depends only on the group's generation, its
-epoch and the number of the turn. The lowest member decides when all leave: it writes the turn on
-the board one call ahead, so that everybody sees it before getting there.
+All members of the group make the same calls: the choice depends only on the group's epoch and the
+number of the turn. The lowest member decides when all leave: it writes the turn on the board one
+call ahead, so that everybody sees it before getting there.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from fault_layers import make_case
 from forms import compare_form, expected_form, run_form
 
 TIMEOUT = 4.0
-RESET_SECONDS = 40.0  # in which a rank has to be in again
+RETURN_SECONDS = 40.0  # in which a rank has to be in again
 SCALED_FORMS = ("v2", "v2+rms")
 SCALED_CASES = 4
 CASES = 40  # of each of the three families of operators
 
-JOINING, SHRUNK, WHOLE, NOT_JOINED = range(4)
+JOINING, SHRUNK, WHOLE = range(3)
 """Of a rank, on the board."""
 
 
@@ -67,23 +67,19 @@ def scaled(num_ranks: int, members: tuple[int, ...], number: int) -> Answer:
 class SoakBoard(Board):
     """Names for the words that only the soak uses."""
 
-    OVER, GENERATION, LEAVE_AT = range(3)
+    OVER, LEAVE_AT = range(2)
     WRONG, ASKS_BACK, HIT_AT, BLAMED = 16, 32, 48, 64  # a word for each rank
 
     @property
     def over(self) -> bool:
         return self.words[self.OVER] != 0
 
-    @property
-    def generation(self) -> int:
-        return self.words[self.GENERATION]
+    def set_leave(self, epoch: int, turn: int) -> None:
+        self.words[self.LEAVE_AT] = epoch << 28 | turn
 
-    def set_leave(self, generation: int, epoch: int, turn: int) -> None:
-        self.words[self.LEAVE_AT] = generation << 44 | epoch << 28 | turn
-
-    def leaves(self, generation: int, epoch: int, turn: int) -> bool:
+    def leaves(self, epoch: int, turn: int) -> bool:
         word = self.words[self.LEAVE_AT]
-        return word >> 28 == generation << 16 | epoch and turn >= word & (1 << 28) - 1
+        return word >> 28 == epoch and turn >= word & (1 << 28) - 1
 
     def of(self, first: int, rank: int) -> int:
         return self.words[first + rank]
@@ -93,42 +89,31 @@ class SoakRank:
     """One process; lives until the board says that it is over."""
 
     def __init__(
-        self, rank: int, num_ranks: int, board: SoakBoard, folder: Path, seed: int, rejoins: bool
+        self, rank: int, num_ranks: int, board: SoakBoard, folder: Path, seed: int
     ) -> None:
         self.rank = rank
         self.num_ranks = num_ranks
         self.board = board
         self.folder = folder
         self.seed = seed
-        self.rejoins = rejoins
         self.everyone = tuple(range(num_ranks))
         self.members = self.everyone
-        self.generation = -1
-        self.name = ""
+        self.name = folder.name
 
     def live(self) -> None:
-        board = self.board
-        while not board.over:
-            board.step[self.rank] = JOINING if self.generation < board.generation else NOT_JOINED
-            if self.generation == board.generation:
-                time.sleep(0.005)
-                continue
-            self.generation = board.generation
-            self.name = f"{self.folder.name}-{self.generation}"
-            store = dist.FileStore(str(self.folder / str(self.generation)), self.num_ranks)
-            try:
-                waybill.connect(
-                    store, self.rank, self.num_ranks, self.name, timeout=TIMEOUT, threads=1
-                )
-            except waybill.WaybillError as error:
-                self.note(error)
-                continue
-            self.members = self.everyone
-            self.use()
-            waybill.release(self.name)
+        """Connects, or comes back under the rank of a process that was killed, and makes calls."""
+        store = dist.FileStore(str(self.folder / "store"))  # without a size it outlives its users
+        waybill.connect(
+            store, self.rank, self.num_ranks, self.name, timeout=RETURN_SECONDS, threads=1
+        )
+        waybill.set_timeout(self.name, TIMEOUT)
+        absent = waybill.stats(self.name)["absent"]
+        self.members = tuple(rank for rank in self.everyone if rank not in absent)
+        self.use()
+        waybill.release(self.name)
 
     def use(self) -> None:
-        """Calls on one group until all leave it."""
+        """Calls until all leave for good."""
         failing_since = None
         while True:
             try:
@@ -143,18 +128,8 @@ class SoakRank:
                 self.note(error)
                 failing_since = failing_since or time.monotonic()
                 self.board.step[self.rank] = SHRUNK
-                if time.monotonic() - failing_since > RESET_SECONDS:
+                if time.monotonic() - failing_since > RETURN_SECONDS:
                     raise
-                if self.board.generation > self.generation and self.is_alone():
-                    return
-
-    def is_alone(self) -> bool:
-        """Whether the others went on to the next group without this rank."""
-        return all(
-            self.board.step[rank] in (JOINING, NOT_JOINED)
-            for rank in self.everyone
-            if rank != self.rank
-        )
 
     def reset(self) -> None:
         self.board.words[self.board.ASKS_BACK + self.rank] = 1
@@ -169,23 +144,23 @@ class SoakRank:
         epoch = int(waybill.stats(self.name)["epoch"])
         leaving = False
         turn = 0
-        while not self.board.leaves(self.generation, epoch, turn):
+        while not self.board.leaves(epoch, turn):
             if self.rank == self.members[0] and not leaving and self.should_leave():
                 leaving = True
-                self.board.set_leave(self.generation, epoch, turn + 2)
-            draw = random.Random(f"{self.seed}-{self.generation}-{epoch}-{turn}")
+                self.board.set_leave(epoch, turn + 2)
+            draw = random.Random(f"{self.seed}-{epoch}-{turn}")
             turn += 1
             if self.make_turn(draw):
                 # Everybody was in a reset, perhaps also a rank that counts from 0.
                 epoch, turn, leaving = int(waybill.stats(self.name)["epoch"]), 0, False
-        return self.board.over or self.board.generation > self.generation
+        return self.board.over
 
     def should_leave(self) -> bool:
-        if self.board.over or self.board.generation > self.generation:
+        if self.board.over:
             return True
         missing = set(self.everyone) - set(self.members)
         asking = {rank for rank in missing if self.board.of(self.board.ASKS_BACK, rank)}
-        if self.rejoins and missing:
+        if missing:
             asking |= set(waybill.stats(self.name)["rejoining"])
         return bool(asking)
 
@@ -239,4 +214,4 @@ class SoakRank:
             self.write(f"unexpected: {traceback.format_exc()}")
 
     def write(self, text: str) -> None:
-        print(f"{time.monotonic():.3f} generation {self.generation}: {text}", flush=True)
+        print(f"{time.monotonic():.3f} {text}", flush=True)

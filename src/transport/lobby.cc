@@ -32,7 +32,7 @@ std::vector<int> Lobby::waiting() {
   look();
   std::vector<int> ranks;
   for (const Arrival& arrival : arrived_) {
-    if (arrival.socket && is_open(arrival.socket.get())) {
+    if (arrival.socket) {
       ranks.push_back(arrival.rank);
     }
   }
@@ -68,7 +68,9 @@ int Lobby::call(const std::vector<int>& ranks) {
       ++reached;
       continue;
     }
-    auto connection = try_connect(address_of(id_, rank));
+    bool full = false;
+    auto connection = try_connect(address_of(id_, rank), &full);
+    reached += full ? 1 : 0;  // it is there, and has not looked for long
     if (!connection.ok() || !*connection || !peer_is_trusted(connection->get()) ||
         !greeter_.greet(connection->get()).ok()) {
       continue;
@@ -79,7 +81,7 @@ int Lobby::call(const std::vector<int>& ranks) {
   return reached;
 }
 
-/// Accepts, and reads the greetings that are there.
+/// Accepts, and reads the greetings that are there. Forgets those that have gone again.
 void Lobby::look() {
   while (listener_ && is_readable(listener_.get())) {
     auto connection = accept_one(listener_.get(), Patience{Clock::now(), {}});
@@ -91,6 +93,9 @@ void Lobby::look() {
     }
   }
   std::erase_if(pending_, [this](Pending& pending) { return read(pending); });
+  std::erase_if(arrived_, [](const Arrival& arrival) {
+    return arrival.socket && !is_open(arrival.socket.get());
+  });
 }
 
 /// True when nothing more is to be expected on the connection.

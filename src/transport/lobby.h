@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/descriptor.h"
+#include "base/fork.h"
 #include "transport/hello.h"
 
 namespace waybill::transport {
@@ -24,7 +25,10 @@ struct Arrival {
 class Lobby {
  public:
   Lobby(std::string id, Greeter greeter, Descriptor listener)
-      : id_(std::move(id)), greeter_(std::move(greeter)), listener_(std::move(listener)) {}
+      : id_(std::move(id)),
+        greeter_(std::move(greeter)),
+        listener_(std::move(listener)),
+        kept_(listener_.get()) {}
 
   /// Ranks that wait to be greeted. Never blocks.
   std::vector<int> waiting();
@@ -53,6 +57,7 @@ class Lobby {
   const std::string id_;
   const Greeter greeter_;
   const Descriptor listener_;
+  const KeptFromChildren kept_;  ///< a child that outlives this process must not hold the address
   std::mutex mutex_;
   std::vector<Pending> pending_;
   std::vector<Arrival> arrived_;

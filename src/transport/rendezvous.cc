@@ -197,12 +197,15 @@ class Meeting {
     if (!hello.ok()) {
       return hello.status();
     }
-    if (hello->rank <= options_.rank || hello->rejoining != 0) {
+    if (hello->rejoining != 0) {
+      return {};  // of a rank that has ended meanwhile: there is no group to come back to
+    }
+    if (hello->rank <= options_.rank) {
       return error(StatusCode::kMismatch,
                    "connect",
                    "rank",
                    "connect: expected ranks above " + std::to_string(options_.rank) +
-                       " that connect for the first time, got rank " + std::to_string(hello->rank),
+                       ", got rank " + std::to_string(hello->rank),
                    {hello->rank});
     }
     const int rank = hello->rank;
@@ -334,11 +337,12 @@ Result<MeetingPoint> meet_at(const std::filesystem::path& path, const Rendezvous
   while (true) {
     std::string text;
     if (std::ifstream(path) >> text && text.size() == options.id.size()) {
-      auto connection = try_connect(alive_address(text));
+      bool full = false;
+      auto connection = try_connect(alive_address(text), &full);
       if (!connection.ok()) {
         return connection.status();
       }
-      if (*connection) {
+      if (*connection || full) {
         return MeetingPoint{text, {}};
       }
     }

@@ -1,5 +1,6 @@
 #include "transport/socket.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -80,15 +81,25 @@ Result<Descriptor> listen_at(const std::string& address, int backlog) {
   return listener;
 }
 
-Result<Descriptor> try_connect(const std::string& address) {
-  Descriptor connection(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+Result<Descriptor> try_connect(const std::string& address, bool* full) {
+  Descriptor connection(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!connection) {
     return system_error("socket");
   }
   sockaddr_un name{};
   const socklen_t length = fill_address(name, address);
+  if (full != nullptr) {
+    *full = false;
+  }
   if (connect(connection.get(), reinterpret_cast<const sockaddr*>(&name), length) == 0) {
+    const int flags = fcntl(connection.get(), F_GETFL);
+    if (flags < 0 || fcntl(connection.get(), F_SETFL, flags & ~O_NONBLOCK) != 0) {
+      return system_error("fcntl");
+    }
     return connection;
+  }
+  if (full != nullptr) {
+    *full = errno == EAGAIN;
   }
   if (errno == ECONNREFUSED || errno == ENOENT || errno == EAGAIN || errno == EINTR) {
     return Descriptor();

@@ -26,8 +26,9 @@ inline constexpr std::size_t kPassedFiles = 4;
 
 /// Listens at an abstract address. kInvalidState when somebody does already.
 Result<Descriptor> listen_at(const std::string& address, int backlog);
-/// A connection, or an empty descriptor when nobody listens there (yet).
-Result<Descriptor> try_connect(const std::string& address);
+/// A connection, or an empty descriptor when nobody listens there (yet). Never blocks: where
+/// somebody listens whose queue is full the descriptor is empty, too, and `full` true.
+Result<Descriptor> try_connect(const std::string& address, bool* full = nullptr);
 /// The next connection; an empty descriptor when the patience ended.
 Result<Descriptor> accept_one(int listener, const Patience& patience);
 

@@ -61,12 +61,14 @@ SLACK = {
 }
 
 
-def growth(before: dict[str, int], after: dict[str, int]) -> list[str]:
+def growth(
+    before: dict[str, int], after: dict[str, int], kinds: Sequence[str] = tuple(SLACK)
+) -> list[str]:
     """What is above the level before; empty when the process is clean."""
     return [
         f"{name} grew from {before[name]} to {after[name]}"
-        for name, slack in SLACK.items()
-        if after[name] > before[name] + slack
+        for name in kinds
+        if after[name] > before[name] + SLACK[name]
     ]
 
 

@@ -10,7 +10,6 @@ import enum
 import itertools
 import random
 import zlib
-from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -34,8 +33,12 @@ class Fault(enum.Enum):
         return self in (Fault.STOP, Fault.PAUSE)
 
 
-# A restarted process cannot come back to its group yet.
-FAULTS = tuple(fault for fault in Fault if fault is not Fault.RESTART)
+class Return(enum.Enum):
+    """When the new process of Fault.RESTART is started."""
+
+    AT_ONCE = "at once"  # the others may still be in the call that is hit
+    FAILED = "failed"  # the others' calls have failed
+    SHRUNK = "shrunk"  # the others have reset and made calls without it
 
 
 class Point(enum.Enum):
@@ -124,6 +127,27 @@ class FaultCase(NamedTuple):
         return (self.victim + 1) % self.num_ranks
 
     @property
+    def returns(self) -> Return:
+        if self.point is Point.STORE:
+            return Return.FAILED  # at once it would meet the others as if nothing had happened
+        choices = list(Return)[: 2 if self.point is Point.SOCKETS else 3]
+        return choices[zlib.crc32(f"return of {self.name}".encode()) % len(choices)]
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether the survivors reset and make calls among themselves."""
+        if self.fault is Fault.RESTART:
+            return self.returns is Return.SHRUNK
+        return self.fault is not Fault.PAUSE
+
+    @property
+    def ends_unseen(self) -> bool:
+        """Whether the victim posts at the store and ends before another rank looks there: what it
+        posted may then be of an earlier group.
+        """
+        return self.point is Point.STORE and self.fault.ends_process and self.num_ranks == 4
+
+    @property
     def in_place(self) -> bool:
         """Whether the rows of combine are published in place; both kinds occur at each point."""
         return self.operator in RETURNS_ROWS and (
@@ -157,18 +181,7 @@ def why_not(case: FaultCase) -> str:
         return "publishes no rows in place"
     if point is Point.BETWEEN_SETUP and not case.is_pair:
         return "has no setup"
-    if point.in_rendezvous and case.fault is Fault.RESTART:
-        return "there is no group yet that a rank could come back to"
     return ""
-
-
-def known_problem(case: FaultCase) -> str:
-    """What the library is known to do wrong in a case; empty where nothing is."""
-    if case.point is not Point.STORE or case.fault is Fault.SLOW:
-        return ""
-    if case.victim == 0 or case.num_ranks == 2:
-        return ""
-    return "ranks that follow at the store name rank 0, for which they wait, not the missing rank"
 
 
 def expected(case: FaultCase, rank: int) -> list[Outcome]:
@@ -180,14 +193,9 @@ def expected(case: FaultCase, rank: int) -> list[Outcome]:
         return [OK]
     lost = Outcome(("PeerLost" if case.fault.ends_process else "PeerTimeout",), (case.victim,))
     point = case.point
-    if point.in_rendezvous:
-        # The end of a process may be noticed only when the time is over.
-        return [
-            Outcome(("PeerLost", "PeerTimeout"), lost.ranks)
-            if lost.kinds[0] == "PeerLost"
-            else lost
-        ]
-    if point is Point.BETWEEN_CALLS:
+    if case.ends_unseen:
+        return [Outcome(("PeerTimeout",), lost.ranks)]
+    if point is Point.BETWEEN_CALLS or point.in_rendezvous:
         return [lost]
     if case.fault is Fault.RAISE:
         return expected_of_exception(case, rank, lost)
@@ -212,21 +220,21 @@ def expected_of_exception(case: FaultCase, rank: int, lost: Outcome) -> list[Out
     return [lost]
 
 
-def combinations_of(faults: Sequence[Fault]) -> list[FaultCase]:
-    return [FaultCase(*choice) for choice in itertools.product(faults, Point, OPERATORS, RANKS)]
+def combinations() -> list[FaultCase]:
+    return [FaultCase(*choice) for choice in itertools.product(Fault, Point, OPERATORS, RANKS)]
 
 
-def matrix(faults: Sequence[Fault]) -> list[FaultCase]:
-    return [case for case in combinations_of(faults) if not why_not(case)]
+def matrix() -> list[FaultCase]:
+    return [case for case in combinations() if not why_not(case)]
 
 
 def pairs_of(case: FaultCase) -> set[tuple[object, object]]:
     return set(itertools.combinations(case, 2))
 
 
-def stratified(faults: Sequence[Fault]) -> list[FaultCase]:
+def stratified() -> list[FaultCase]:
     """A fixed part of the matrix in which each pair of values of two axes occurs."""
-    cases = matrix(faults)
+    cases = matrix()
     random.Random(11).shuffle(cases)
     missing = set().union(*map(pairs_of, cases))
     chosen = []
@@ -238,7 +246,7 @@ def stratified(faults: Sequence[Fault]) -> list[FaultCase]:
 
 
 def find(name: str) -> FaultCase:
-    for case in matrix(list(Fault)):
+    for case in matrix():
         if case.name == name:
             return case
     raise SystemExit(f"no case {name!r}; --list has all")

@@ -131,12 +131,12 @@ def judge_recovery(case: FaultCase, records: Sequence[Record]) -> list[str]:
     if comes_back:
         rounds["whole"] = ROUNDS_AFTER
     if case.point.in_rendezvous:
-        if case.fault is not Fault.PAUSE:
+        if case.fault not in (Fault.PAUSE, Fault.RESTART):
             rounds["regroup"] = ROUNDS_AFTER
         return judge_rounds(records, rounds)
     if comes_back:
         resets["return"] = list(range(case.num_ranks))
-    if case.fault not in (Fault.PAUSE, Fault.RESTART):
+    if case.shrinks:
         resets["shrink"] = list(case.survivors)
         rounds["shrunk"] = ROUNDS_AFTER
     if case.is_pair and not comes_back:
@@ -170,7 +170,11 @@ def judge_rounds(records: Sequence[Record], wanted: dict[str, int]) -> list[str]
 
 
 def judge_level(records: Sequence[Record]) -> list[str]:
-    levels = [record for record in records if record["what"] == "level"]
-    if not levels:
+    if not any(record["what"] == "level" for record in records):
         return ["it did not come to its end"]
-    return [text for record in levels for text in record["growth"]]
+    return [
+        f"{text}, {record['stage']}"
+        for record in records
+        if record["what"] in ("held", "level")
+        for text in record["growth"]
+    ]

@@ -12,25 +12,25 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
 import waybill
-from fault_board import Board, growth, level, wait_until
+from fault_board import SLACK, Board, growth, level, wait_until
 from fault_cases import COMBINE, PHASES, ROUNDS_AFTER, Fault, FaultCase, Point
 from fault_layers import Arguments, Round, make_call, run_round, short_name
 from waybill import _library, _meeting, groups
 
-SHORT_TIMEOUT = 2.0  # of groups in which a rank is stopped, or in whose rendezvous one is missing
+SHORT_TIMEOUT = 2.0  # of groups in which the end of a timeout is expected
 PATIENT_TIMEOUT = 20.0  # of the others: the end of a process is noticed whatever the timeout
 SLOW_SECONDS = 0.1
 PATIENCE = 25.0
 
-CONNECTED, FAILED, SHRUNK, BACK, DONE = range(1, 6)
-"""Steps on the board."""
+LOOKED, CONNECTED, FAILED, SHRUNK, DONE = range(1, 6)
+"""Steps on the board. LOOKED: what was at the store before counts as an earlier group's."""
 
 
 class ProgramError(Exception):
@@ -42,8 +42,7 @@ class CallFailed(Exception):
 
 
 def timeout_of(case: FaultCase) -> float:
-    misses = case.point.in_rendezvous and case.fault is not Fault.SLOW
-    return SHORT_TIMEOUT if case.fault.stops or misses else PATIENT_TIMEOUT
+    return SHORT_TIMEOUT if case.fault.stops or case.ends_unseen else PATIENT_TIMEOUT
 
 
 class FaultRank:
@@ -224,10 +223,11 @@ class FaultRank:
         raise CallFailed
 
     def connect(self, name: str, rank: int, num_ranks: int) -> str:
-        store = dist.FileStore(str(self.folder / name), num_ranks)
+        store = dist.FileStore(str(self.folder / name))  # without a size it outlives its users
         begin = time.monotonic()
         full_name = f"{self.folder.name}-{name}"
-        timeout = timeout_of(self.case) if name == "first" else PATIENT_TIMEOUT
+        waits_for_victim = self.stage in ("warm", "after")
+        timeout = timeout_of(self.case) if waits_for_victim else PATIENT_TIMEOUT
         try:
             groups.connect_with_hook(
                 store, rank, num_ranks, full_name, timeout, 1, on_phase=self.on_phase
@@ -250,9 +250,14 @@ class FaultRank:
         else:
             self.work()
         self.reach(DONE)
+        self.record_level("level", before)
+
+    def record_level(
+        self, what: str, before: dict[str, int], kinds: Sequence[str] = tuple(SLACK)
+    ) -> None:
         gc.collect()
         after = level()
-        self.record("level", before=before, after=after, growth=growth(before, after))
+        self.record(what, before=before, after=after, growth=growth(before, after, kinds))
 
     def work(self) -> None:
         """A group, a round, the round with the fault, and what comes after it."""
@@ -261,6 +266,7 @@ class FaultRank:
         self.reach(CONNECTED)
         self.wait(lambda: self.board.all_at(self.everyone, CONNECTED), "all are connected")
         self.stage = "hit"
+        before = level()
         if self.case.point is Point.BETWEEN_CALLS:
             self.stage = "after"
             if self.is_victim:
@@ -271,6 +277,9 @@ class FaultRank:
         else:
             self.fail(name)
             name = self.recover(name)
+            if self.stage == "whole":
+                # What was mapped of a rank that was replaced is mapped no more.
+                self.record_level("held", before, ("descriptors", "memory files"))
         waybill.release(name)
 
     def fail(self, name: str) -> None:
@@ -288,15 +297,17 @@ class FaultRank:
         elif self.is_victim:
             # It failed since the others went on; now it asks them back.
             self.wait(lambda: board.all_at(case.survivors, SHRUNK), "the others have shrunk")
-        elif case.fault is Fault.RESTART:
-            self.take_in(name)
         else:
-            self.reset(name, "shrink", case.survivors)
-            self.rounds("shrunk", name, case.num_ranks, members=case.survivors)
-            self.reach(SHRUNK)
-            if not case.fault.stops:
+            if case.shrinks:
+                self.reset(name, "shrink", case.survivors)
+                self.rounds("shrunk", name, case.num_ranks, members=case.survivors)
+                self.reach(SHRUNK)
+            if case.fault.stops:
+                self.wait(lambda: board.step[case.victim] >= FAILED, "the victim fails")
+            elif case.fault is Fault.RESTART:
+                self.take_in(name)
+            else:
                 return self.regroup(name)
-            self.wait(lambda: board.step[case.victim] >= FAILED, "the victim fails")
         self.reset(name, "return", self.everyone)
         self.rounds("whole", name, case.num_ranks)
         return name
@@ -325,6 +336,8 @@ class FaultRank:
             self.rounds("whole", name, case.num_ranks)
             return waybill.release(name)
         self.reach(FAILED)
+        if case.fault is Fault.RESTART:
+            return self.meet_again()
         if not self.is_victim and case.fault is not Fault.PAUSE:
             self.wait(lambda: self.board.all_at(case.survivors, FAILED), "all have failed")
             number = case.survivors.index(self.rank)
@@ -342,21 +355,38 @@ class FaultRank:
 
     @contextlib.contextmanager
     def fault_in_connect(self) -> Iterator[None]:
-        """Acts when the victim has posted at the store, or when it has met the others there."""
-        at_store = self.case.point is Point.STORE
-        where, attribute = (_meeting._Board, "post") if at_store else (_library, "connect")
+        """Acts when the victim has posted at the store, or when it has met the others there.
+
+        Survivors say when they have looked at the store once; the victim posts after that, except
+        where the others begin only when it has ended.
+        """
+        case, board = self.case, self.board
+        at_store = case.point is Point.STORE
+        where: Any = _meeting._Board if at_store else _library
+        attribute = "post" if at_store else "connect"
+        if not self.is_victim:
+            where, attribute = _meeting._Watch, "lost"
+            if case.ends_unseen:
+                self.wait(lambda: board.ended_at[case.victim] != 0, "the victim ends")
         plain = getattr(where, attribute)
+
+        def look(*arguments: Any) -> Any:
+            found = plain(*arguments)
+            setattr(where, attribute, plain)
+            self.reach(LOOKED)
+            return found
 
         def hit(*arguments: Any) -> None:
             setattr(where, attribute, plain)
             if at_store:
+                if not case.ends_unseen:
+                    self.wait(lambda: board.all_at(case.survivors, LOOKED), "the others look")
                 plain(*arguments)
             self.act()
             if not at_store:
                 plain(*arguments)
 
-        if self.is_victim:
-            setattr(where, attribute, hit)
+        setattr(where, attribute, hit if self.is_victim else look)
         try:
             yield
         finally:
@@ -370,6 +400,12 @@ class FaultRank:
         self.wait(lambda: victim in waybill.stats(name)["rejoining"], "the victim is back")
 
     def come_back(self) -> None:
+        self.stage = "return"
         name = self.connect("first", self.rank, self.case.num_ranks)
         self.rounds("whole", name, self.case.num_ranks)
         waybill.release(name)
+
+    def meet_again(self) -> None:
+        """All ranks connect a second time, with the store and the name of the first time."""
+        self.wait(lambda: self.board.all_at(self.case.survivors, FAILED), "all have failed")
+        self.come_back()

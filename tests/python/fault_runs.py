@@ -22,14 +22,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch.distributed as dist
-
-import waybill
 from fault_board import Board, machine_level
-from fault_cases import COMBINE, Fault, FaultCase, known_problem
+from fault_cases import COMBINE, Fault, FaultCase, Return
 from fault_judge import REPLACEMENT, Record, judge
 from fault_layers import prepare
-from fault_ranks import FAILED, SHRUNK, FaultRank, ProgramError
+from fault_ranks import FAILED, LOOKED, SHRUNK, FaultRank, ProgramError
 
 CASE_SECONDS = 60.0
 POLL_SECONDS = 0.002
@@ -37,6 +34,8 @@ PR_SET_PDEATHSIG = 1
 LEFT_SECONDS = 5.0
 BUSY_SECONDS = 0.2  # a machine that does not let this process run for so long is too busy to judge
 LATE = re.compile(r"after [\d.]+ s|did not come|did not end|not within|left behind")
+RETURNS = {Return.AT_ONCE: LOOKED, Return.FAILED: FAILED, Return.SHRUNK: SHRUNK}
+"""The step of all survivors at which the new process is started."""
 REPEATS = 3  # of a case that failed meanwhile
 
 
@@ -53,8 +52,7 @@ class Result:
         """Whether a busy machine may be to blame: something took too long, and no row was wrong."""
         late = any(LATE.search(text) for text in self.problems)
         wrong = any("wrong row" in text for text in self.problems)
-        known = known_problem(self.case)
-        return self.busy > BUSY_SECONDS and late and not wrong and not known
+        return self.busy > BUSY_SECONDS and late and not wrong
 
 
 def fork_rank(life: Callable[[], None], output: Path) -> int:
@@ -86,20 +84,6 @@ def live_to_the_end(life: Callable[[], None]) -> int:
         status = 1
     atexit._run_exitfuncs()
     return status
-
-
-def has_rejoin() -> bool:
-    """Whether a new process can come back to a group. Asked in a child: the library starts no
-    thread, but a group must not be connected before ranks are forked.
-    """
-
-    def life() -> None:
-        name = f"rejoin-{os.getpid()}"
-        waybill.connect(dist.HashStore(), 0, 1, name, timeout=5.0, threads=1)
-        raise SystemExit(0 if "rejoining" in waybill.stats(name) else 3)
-
-    pid = fork_rank(life, Path(os.devnull))
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 class CaseRun:
@@ -166,7 +150,11 @@ class CaseRun:
                 self.stopped = False
                 self.send(case.victim, signal.SIGCONT)
         restarts = case.fault is Fault.RESTART and case.victim in self.statuses
-        if restarts and not self.restarted and self.board.all_at(case.survivors, FAILED):
+        if (
+            restarts
+            and not self.restarted
+            and self.board.all_at(case.survivors, RETURNS[case.returns])
+        ):
             self.restarted = True
             self.pids[self.fork(case.victim, again=True)] = case.victim
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 
@@ -134,3 +136,55 @@ def fails(own: Rank) -> waybill.WaybillError:
 
 def test_no_store_and_no_group(pool: RankPool) -> None:
     assert "'nobody-has-this-name'" in str(pool.run(fails, ranks=[0])[0])
+
+
+def gives_up(own: Rank) -> float:
+    """Seconds until a process that nobody takes in is told so."""
+    begin = time.monotonic()
+    with pytest.raises(waybill.PeerTimeout):
+        waybill.connect(own.store(), own.rank, own.world_size, own.name, timeout=0.3)
+    return time.monotonic() - begin
+
+
+def test_nobody_looks(pool: RankPool) -> None:
+    """Processes come and go again more often than the others' queue is long; none hangs."""
+    pool.kill(2)
+    pool.restart(2)
+    for _ in range(2 * E):
+        assert pool.run(gives_up, ranks=[2])[2] < 10
+    assert pool.run(fail_and_reset, ranks=[0, 1])[:2] == [[0, 1]] * 2
+    assert pool.run(either, [2], "store") == [list(range(E))] * E
+
+
+def descriptors(own: Rank) -> int:
+    assert waybill.stats(own.name)["rejoining"] == []
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_looking_keeps_nothing_of_those_that_went(pool: RankPool) -> None:
+    pool.kill(2)
+    before = pool.run(descriptors, ranks=[0, 1])
+    pool.restart(2)
+    for _ in range(3):
+        pool.run(gives_up, ranks=[2])
+        assert pool.run(descriptors, ranks=[0, 1]) == before
+
+
+def fork_a_worker(own: Rank) -> int:
+    """As a data loader does: a child without exec, which has all descriptors."""
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(60)
+        os._exit(0)
+    return pid
+
+
+def test_children_of_the_one_that_ended_live_on(pool: RankPool) -> None:
+    worker = pool.run(fork_a_worker, ranks=[2])[2]
+    try:
+        pool.kill(2)
+        pool.restart(2)
+        assert pool.run(either, [2], "store") == [list(range(E))] * E
+        assert all(pool.run(round_trip))
+    finally:
+        os.kill(worker, signal.SIGKILL)

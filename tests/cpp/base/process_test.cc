@@ -1,5 +1,6 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -58,6 +59,32 @@ TEST(ForkGeneration, ChangesInTheChildOnly) {
   ASSERT_EQ(waitpid(child, &status, 0), child);
   EXPECT_EQ(status, 0);
   EXPECT_EQ(fork_generation(), before);
+}
+
+/// Whether a child has this descriptor open as something that can be written to and read again.
+bool child_has_file(int fd) {
+  const pid_t child = fork();
+  if (child == 0) {
+    char byte = 1;
+    _exit(pwrite(fd, &byte, 1, 0) == 1 && pread(fd, &byte, 1, 0) == 1 ? 1 : 0);
+  }
+  int status = -1;
+  EXPECT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status));
+  return WEXITSTATUS(status) == 1;
+}
+
+TEST(KeptFromChildren, AChildHasSomethingElse) {
+  const Descriptor file(memfd_create("waybill-test", MFD_CLOEXEC));
+  EXPECT_TRUE(child_has_file(file.get()));
+  {
+    const KeptFromChildren kept(file.get());
+    EXPECT_FALSE(child_has_file(file.get()));
+    char byte = 1;
+    EXPECT_EQ(pwrite(file.get(), &byte, 1, 0), 1);
+    EXPECT_EQ(pread(file.get(), &byte, 1, 0), 1);
+  }
+  EXPECT_TRUE(child_has_file(file.get()));
 }
 
 TEST(Futex, ReturnsAtOnceWhenTheWordHasChanged) {

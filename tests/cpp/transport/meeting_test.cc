@@ -182,6 +182,31 @@ TEST(Meeting, AProcessThatConnectsAndGoesIsPassedOver) {
   EXPECT_EQ(processes.text(1), "Ok");
 }
 
+TEST(Meeting, AProcessThatComesBackTooEarlyIsPassedOver) {
+  const std::string id = UniqueId::create().to_string();
+  constexpr int kEarly = 2;
+  Processes processes(3, [&](int place) -> std::string {
+    if (place != kEarly) {
+      if (place == 1) {
+        wait_step(kEarly);
+      }
+      return meet_alone(id, place, 2);
+    }
+    const auto window = make_window();
+    const auto greeter = Greeter::create(*window, 1, 2, kWindowBytes, true);
+    const Descriptor connection = connect_to(address_of(id, 0));
+    const Status sent = greeter->greet(connection.get());
+    std::array<std::byte, 64> answer{};
+    const Status status = receive_message(connection.get(), answer, nullptr, much_patience());
+    set_step(kEarly);
+    return text_of(sent) + " " + name_of(status.code());
+  });
+  ASSERT_TRUE(processes.join(kLimit));
+  EXPECT_EQ(processes.text(kEarly), "Ok PeerLost");
+  EXPECT_EQ(processes.text(0), "Ok");
+  EXPECT_EQ(processes.text(1), "Ok");
+}
+
 TEST(Meeting, AGreetingOfAnotherVersionIsAnError) {
   const std::string id = UniqueId::create().to_string();
   Processes processes(2, [&](int place) -> std::string {

@@ -12,6 +12,8 @@
 #include <cstring>
 #include <fstream>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "sockets.h"
 #include "support/processes.h"
@@ -175,6 +177,24 @@ TEST(Socket, NobodyListeningIsNoError) {
   const auto connection = try_connect(new_address());
   ASSERT_TRUE(connection.ok());
   EXPECT_FALSE(*connection);
+}
+
+TEST(Socket, AFullQueueIsToldAtOnce) {
+  const std::string address = new_address();
+  auto listener = listen_at(address, 1);
+  ASSERT_TRUE(listener.ok());
+  std::vector<Descriptor> queue;
+  bool full = false;
+  while (!full) {
+    auto connection = try_connect(address, &full);
+    ASSERT_TRUE(connection.ok());
+    EXPECT_EQ(static_cast<bool>(*connection), !full);
+    queue.push_back(std::move(*connection));
+    ASSERT_LT(queue.size(), 100U);
+  }
+  ASSERT_TRUE(accept_one(listener->get(), much_patience()).ok());
+  EXPECT_TRUE(*try_connect(address, &full));
+  EXPECT_FALSE(full);
 }
 
 TEST(Socket, AddressesAreNotInTheFileSystem) {

@@ -131,7 +131,7 @@ def main() -> int:
         print("model: spin or gcc is not installed")
         return 1
     begin = time.monotonic()
-    print(f"{'configuration':<44}{'states':>10}{'depth':>7}{'seconds':>9}  result")
+    print(f"{'configuration':<50}{'states':>10}{'depth':>7}{'seconds':>9}  result")
     for configuration in CONFIGURATIONS:
         if configuration.full and not arguments.full:
             continue
@@ -142,7 +142,7 @@ def main() -> int:
         passed += good
         failed += not good
         print(
-            f"{configuration.name:<44}{outcome.states:>10}{outcome.depth:>7}"
+            f"{configuration.name:<50}{outcome.states:>10}{outcome.depth:>7}"
             f"{outcome.seconds:>9.1f}  {'' if good else 'FAILED: '}{result}",
             flush=True,
         )

@@ -138,6 +138,10 @@ RESET = [
     holds("reset", "2 ranks, late, the lower comes back", f"{REJOIN_LOW} TIMEOUTS=1", full=True),
     holds("reset", "2 ranks, late, the higher comes back", f"{REJOIN_HIGH} TIMEOUTS=1", full=True),
     compacts("reset", "3 ranks, the lowest comes back", f"N=3 {REJOIN_LOW} TIMEOUTS=2"),
+    compacts(
+        "reset", "3 ranks, the highest comes back, 1 attempt", f"N=3 {REJOIN_HIGH} ATTEMPTS=1"
+    ),
+    compacts("reset", "3 ranks, late, a death, 1 attempt", "N=3 TIMEOUTS=1 DEATHS=1 ATTEMPTS=1"),
     holds("reset", "2 ranks, nobody hurries, twice", "TIMEOUTS=2 RUNS=2 DEATHS=1", full=True),
     samples("reset", "3 ranks, late, a death", "N=3 TIMEOUTS=1 DEATHS=1"),
     samples("reset", "3 ranks, late, the lowest comes back", f"N=3 {REJOIN_LOW} TIMEOUTS=1"),
@@ -149,7 +153,7 @@ RESET = [
     catches("reset", "COMES_BACK_TO_ATTEMPT", "TIMEOUTS=1 RUNS=2 GIVE_UPS=1", full=True),
     catches("reset", "TOLD_TWICE", "TIMEOUTS=1 RUNS=2", full=True),
     catches("reset", "CLOSER_LOOKS_TWICE", "N=3 DEATHS=1", full=True),
-    catches("reset", "ADMITS_AFTER_ACCEPTING", f"{REJOIN_LOW} TIMEOUTS=1", full=True),
+    catches("reset", "ADMITS_AFTER_ACCEPTING", f"N=3 {REJOIN_HIGH} ATTEMPTS=1", full=True),
     catches("reset", "LIST_WITHOUT_INCARNATIONS", f"N=3 {REJOIN_HIGH} ATTEMPTS=1", full=True),
     catches("reset", "ACCEPTS_TWICE", "N=3 TIMEOUTS=1 DEATHS=1 ATTEMPTS=1", full=True),
     catches("reset", "TWO_LOADS_OF_JOINED", "N=3 TIMEOUTS=1 ATTEMPTS=2", full=True),

@@ -50,6 +50,9 @@ Session::Session(std::unique_ptr<transport::Transport> transport,
   scratch_.waited_us.resize(ranks);
   scratch_.waiting.reserve(ranks);
   scratch_.readers.reserve(ranks);
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  page().phase_since.value.store(static_cast<std::uint64_t>(std::chrono::nanoseconds(now).count()),
+                                 std::memory_order_relaxed);
   counted.epoch = epoch;
   counted.wait_us.resize(ranks);
   resize(counted.dispatch, ranks);

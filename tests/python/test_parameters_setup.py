@@ -246,7 +246,8 @@ def test_barrier_of_survivors(groups: LocalGroups) -> None:
 
 
 IDS = inputs(0)[1]
-SCALES, THRESHOLD = torch.rand(BS, K), torch.full((K,), 0.5)
+SCALES = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5], [0.1, 0.3]])
+THRESHOLD = torch.full((K,), 0.5)
 REMAP: list[tuple[str, Arguments, Arguments]] = [
     ("expert_ids", {}, {"expert_ids": (IDS + 1).remainder(M).int()}),
     ("eplb_table", {}, {"eplb_table": TABLE + torch.tensor([0, 3, 3], dtype=torch.int32)}),

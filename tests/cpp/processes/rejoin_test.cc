@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "engine/session.h"
 #include "support/layer_case.h"
 #include "support/processes.h"
 #include "support/ranks.h"
@@ -69,6 +70,14 @@ void wait_step(int place, int value) {
 void wait_for_newcomers(Group& group, const std::vector<int>& ranks) {
   const auto end = std::chrono::steady_clock::now() + kPatience;
   while (group.stats().rejoining != ranks && std::chrono::steady_clock::now() < end) {
+    std::this_thread::sleep_for(1ms);
+  }
+}
+
+/// Its address is free then.
+void wait_for_end(Group& group, int rank) {
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  while (!group.session().transport().has_ended(rank) && std::chrono::steady_clock::now() < end) {
     std::this_thread::sleep_for(1ms);
   }
 }
@@ -164,6 +173,7 @@ TEST(Rejoin, OneThatIsKilledWhileItWaitsIsReplacedByTheNext) {
     if (place == 1) {
       std::raise(SIGKILL);
     }
+    wait_for_end(*group, 1);
     set_step(0, kAlone);
     wait_for_newcomers(*group, {1});
     set_step(1, kTogether);
@@ -218,6 +228,7 @@ TEST(Rejoin, TimesOutWhenNobodyResets) {
     if (place == 1) {
       std::raise(SIGKILL);
     }
+    wait_for_end(*group, 1);
     set_step(0, kAlone);
     wait_step(2, 1);
     return text_of(group->reset());  // what has given up is not taken in

@@ -3,7 +3,6 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cstring>
 
 #include "base/process_start.h"
@@ -15,7 +14,7 @@ namespace {
 
 template <std::size_t N>
 void copy(std::array<char, N>& destination, std::string_view text) {
-  std::copy_n(text.data(), std::min(text.size(), N - 1), destination.data());
+  text.copy(destination.data(), N - 1);  // the last one stays zero
 }
 
 template <std::size_t N>

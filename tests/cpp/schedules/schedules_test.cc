@@ -272,9 +272,11 @@ rc::Gen<Schedule> any_schedule() {
   return rc::gen::mapcat(rc::gen::inRange(2, 5), [](int num_ranks) {
     const auto turn = rc::gen::apply(
         [](int kind, int rank, int where) { return Turn{static_cast<Kind>(kind), rank, where}; },
-        rc::gen::inRange(0, static_cast<int>(Kind::kReset) + 1),
+        // Half of the turns have somebody who is late: most defects need that.
+        rc::gen::oneOf(rc::gen::inRange(0, static_cast<int>(Kind::kReset) + 1),
+                       rc::gen::just(static_cast<int>(Kind::kLate))),
         rc::gen::inRange(0, num_ranks),
-        rc::gen::resize(100, rc::gen::inRange(0, kPhases + 100)));
+        rc::gen::resize(100, rc::gen::inRange(0, kPhases + 24)));
     const auto delays =
         rc::gen::container<std::vector<std::uint8_t>>(17, rc::gen::arbitrary<std::uint8_t>());
     return rc::gen::apply(

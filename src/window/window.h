@@ -15,7 +15,7 @@ namespace waybill::window {
 inline constexpr std::int64_t kControlBytes =
     (static_cast<std::int64_t>(sizeof(ControlPage)) + kGranule - 1) / kGranule * kGranule;
 
-/// Name of the memory file of a control page, by which tools find groups (transport/inspect.h).
+/// Name of the memory file of a control page, by which tools find groups (waybill/inspect.h).
 inline constexpr const char* kControlFile = "waybill-control";
 
 struct WindowOptions {

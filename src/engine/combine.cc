@@ -190,6 +190,7 @@ void Combine::copy_rows(std::byte* half, const CombineLayout& layout) {
   const RowSource source(args_.expand_x);
   std::byte* rows = half + layout.rows.offset;
   std::byte* scales = half + layout.scales.offset;
+  const numerics::StoreKind kind = session_.store_kind(shape_.rows * row_bytes());
   session_.workers().run(
       shape_.rows, least_items(row_bytes()), [&](std::int64_t begin, std::int64_t end) {
         std::vector<std::byte> gathered(source.scratch_bytes());
@@ -203,9 +204,11 @@ void Combine::copy_rows(std::byte* half, const CombineLayout& layout) {
                 reinterpret_cast<std::int8_t*>(rows + i * row_bytes()),
                 scales + i * scales_bytes());
           } else {
-            std::memcpy(rows + i * row_bytes(), row, static_cast<std::size_t>(row_bytes()));
+            session_.kernels().copy(
+                rows + i * row_bytes(), row, static_cast<std::size_t>(row_bytes()), kind);
           }
         }
+        numerics::stream_fence();
       });
 }
 

@@ -7,9 +7,9 @@
 #include <utility>
 
 #include "base/errors.h"
-#include "base/published.h"
 #include "engine/dispatch_publish.h"
 #include "engine/recheck.h"
+#include "engine/row_pull.h"
 #include "engine/stopwatch.h"
 #include "numerics/float_mode.h"
 #include "window/layout.h"
@@ -17,8 +17,6 @@
 namespace waybill::engine {
 namespace {
 
-/// Rows past this size are copied past the caches: together they would not fit.
-constexpr std::int64_t kStreamingBytes = std::int64_t{16} << 20;
 constexpr std::int64_t kTripleInts = 3;
 
 }  // namespace
@@ -259,84 +257,25 @@ void Dispatch::fill_counts() {
 
 Status Dispatch::pull() {
   call_.enter(Phase::kPullRows);
-  const bool streaming = result_.rows * shape_.row_bytes() * num_ranks() > kStreamingBytes;
-  const auto kind = streaming ? numerics::StoreKind::kStreaming : numerics::StoreKind::kOrdinary;
+  const std::int64_t bytes = result_.rows * shape_.row_bytes();
+  const RowPull rows(call_, session_, shape_, result_, session_.store_kind(bytes));
+  std::atomic<std::int64_t> pulled{0};
   std::atomic<int> bad_source{-1};
   session_.workers().run(
-      result_.rows, least_items(shape_.row_bytes()), [&](std::int64_t begin, std::int64_t end) {
-        const int bad = pull_rows(begin, end, kind);
-        if (bad >= 0) {
-          bad_source = bad;
-        }
+      rows.num_items(), rows.least_items(), [&](std::int64_t begin, std::int64_t end) {
+        const std::int64_t count = rows.run(begin, end);
         numerics::stream_fence();
+        if (count < 0) {
+          bad_source = static_cast<int>(-1 - count);
+        } else {
+          pulled += count;
+        }
       });
-  return bad_source < 0 ? Status() : corrupt(bad_source);
-}
-
-/// Rows [begin, end) of the output; the source whose entries cannot be, or -1.
-int Dispatch::pull_rows(std::int64_t begin, std::int64_t end, numerics::StoreKind kind) {
-  const auto& cells = scratch().cells;
-  auto cell = std::upper_bound(
-      cells.begin(), cells.end(), begin, [](std::int64_t row, const routing::Cell& c) {
-        return row < c.first_row + c.num_rows;
-      });
-  for (; cell != cells.end() && cell->first_row < end; ++cell) {
-    const std::int64_t first = std::max(begin, cell->first_row);
-    const std::int64_t last = std::min(end, cell->first_row + cell->num_rows);
-    if (first < last && !pull_cell(*cell, first, last, kind)) {
-      return cell->source;
-    }
+  if (bad_source >= 0) {
+    return corrupt(bad_source);
   }
-  return -1;
-}
-
-bool Dispatch::pull_cell(const routing::Cell& cell,
-                         std::int64_t first,
-                         std::int64_t last,
-                         numerics::StoreKind kind) {
-  const CallHeader& header = call_.header_of(cell.source);
-  const DispatchLayout layout = dispatch_layout(shape_, header);
-  const std::byte* half = call_.half_of(cell.source);
-  const bool shared = shape_.topology.is_shared(shape_.topology.rank);
-  const std::int64_t expert = shared ? shape_.topology.shared_of(shape_.topology.rank) : 0;
-  const auto* entries = at<std::int32_t>(half, shared ? layout.active : layout.entries);
-  const std::int64_t row_bytes = shape_.row_bytes();
-  const bool listed = call_.op() == Operator::kDispatchV2;
-  auto* triples = listed ? result_.assist_info_for_combine.data<std::int32_t>() : nullptr;
-  for (std::int64_t row = first; row < last; ++row) {
-    const std::int64_t place = cell.first_entry + row - cell.first_row;
-    const std::int64_t entry = read_once(entries[place]);
-    const std::int64_t token = shared ? entry : entry / shape_.k;
-    if (entry < 0 || token >= header.bs) {
-      return false;
-    }
-    const std::int64_t slot = shared ? shape_.k + expert : entry - token * shape_.k;
-    std::int64_t published = token;
-    if (shape_.smooth) {
-      published = shared ? header.num_entries + expert * header.num_active + place : place;
-    }
-    session_.kernels().copy(result_.expand_x.buffer.data() + row * row_bytes,
-                            half + layout.rows.offset + published * row_bytes,
-                            static_cast<std::size_t>(row_bytes),
-                            kind);
-    call_.verify_row(
-        cell.source, published, result_.expand_x.buffer.data() + row * row_bytes, row_bytes);
-    if (listed) {
-      triples[kTripleInts * row] = cell.source;
-      triples[kTripleInts * row + 1] = static_cast<std::int32_t>(token);
-      triples[kTripleInts * row + 2] = static_cast<std::int32_t>(slot);
-    }
-    if (shape_.quantised) {
-      result_.dynamic_scales.data<float>()[row] = at<float>(half, layout.row_scales)[published];
-    }
-    if (shape_.weighted) {
-      result_.expand_scales.data<float>()[row] = shared ? 1.0F
-                                                 : header.weighted != 0
-                                                     ? at<float>(half, layout.weights)[entry]
-                                                     : 0.0F;
-    }
-  }
-  return true;
+  // Entries that are not in order are found by none or by two parts.
+  return pulled == result_.rows ? Status() : corrupt(-1);
 }
 
 void Dispatch::count() {

@@ -56,11 +56,6 @@ class Dispatch {
   Status make_rows(const contract::DispatchOutputs& shapes);
   void fill_counts();
   Status pull();
-  int pull_rows(std::int64_t begin, std::int64_t end, numerics::StoreKind kind);
-  bool pull_cell(const routing::Cell& cell,
-                 std::int64_t first,
-                 std::int64_t last,
-                 numerics::StoreKind kind);
 
   // TP = 2 (dispatch_tp.cc)
   Status exchange_tp();

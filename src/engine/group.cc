@@ -1,12 +1,10 @@
 #include "waybill/group.h"
 
-#include <sched.h>
 #include <sys/random.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
-#include <thread>
 #include <utility>
 
 #include "base/errors.h"
@@ -23,31 +21,20 @@
 namespace waybill {
 namespace {
 
-int available_cores() {
-  cpu_set_t cores;
-  if (sched_getaffinity(0, sizeof(cores), &cores) == 0) {
-    return std::max(CPU_COUNT(&cores), 1);
-  }
-  return static_cast<int>(std::max(std::thread::hardware_concurrency(), 1U));
-}
-
 /// Everything a session needs, with the environment's defaults filled in.
 struct Resolved {
   engine::SessionOptions session;
   std::int64_t window_bytes = 0;
 };
 
-Result<Resolved> resolve(const GroupOptions& options, int ranks_on_host) {
+Result<Resolved> resolve(const GroupOptions& options) {
   auto env = Env::from_process();
   if (!env.ok()) {
     return env.status();
   }
   Resolved resolved;
   resolved.session.timeout = options.timeout.count() > 0 ? options.timeout : env->timeout;
-  resolved.session.cores = available_cores();
-  const int fair_share = std::max(resolved.session.cores / ranks_on_host, 1);
-  resolved.session.threads =
-      options.threads > 0 ? options.threads : env->threads.value_or(fair_share);
+  resolved.session.threads = options.threads > 0 ? options.threads : env->threads.value_or(0);
   if (env->simd && !numerics::is_supported(*env->simd)) {
     return error(
         StatusCode::kInvalidArgument,
@@ -198,7 +185,7 @@ Result<std::unique_ptr<engine::Session>> open(const std::string& id,
   if (Status status = check_world(rank, world_size); !status.ok()) {
     return status;
   }
-  auto resolved = resolve(options, world_size);
+  auto resolved = resolve(options);
   if (!resolved.ok()) {
     return resolved.status();
   }
@@ -281,7 +268,7 @@ Result<Group> Group::rejoin(const UniqueId& id,
   if (Status status = check_world(rank, world_size); !status.ok()) {
     return status;
   }
-  auto resolved = resolve(options, world_size);
+  auto resolved = resolve(options);
   if (!resolved.ok()) {
     return resolved.status();
   }
@@ -322,7 +309,7 @@ Result<std::vector<Group>> Group::local(int world_size, const GroupOptions& opti
   if (Status status = check_world(0, world_size); !status.ok()) {
     return status;
   }
-  auto resolved = resolve(options, world_size);
+  auto resolved = resolve(options);
   if (!resolved.ok()) {
     return resolved.status();
   }

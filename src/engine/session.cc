@@ -1,12 +1,15 @@
 #include "engine/session.h"
 
+#include <algorithm>
 #include <limits>
 #include <numeric>
 #include <utility>
 
+#include "base/cores.h"
 #include "base/errors.h"
 #include "base/fork.h"
 #include "base/futex.h"
+#include "engine/store_choice.h"
 #include "engine/wait.h"
 
 namespace waybill::engine {
@@ -17,6 +20,12 @@ std::uint64_t next_identity() noexcept {
   static std::atomic<std::uint64_t> count{0};
   const auto now = std::chrono::steady_clock::now().time_since_epoch().count();
   return static_cast<std::uint64_t>(now) * 0x9e3779b97f4a7c15 + count.fetch_add(1);
+}
+
+/// The ranks of a host share its cores; one that is pinned uses no more than its own.
+int fair_threads(const SessionOptions& options, const transport::Transport& transport, int cores) {
+  return options.threads > 0 ? options.threads
+                             : std::clamp(cores / transport.ranks_on_host(), 1, available_cores());
 }
 
 void resize(Traffic& traffic, std::size_t ranks) {
@@ -36,10 +45,11 @@ Session::Session(std::unique_ptr<transport::Transport> transport,
       window_(std::move(window)),
       rank_(rank),
       options_(std::move(options)),
+      cores_(transport_->cores_of_ranks()),
       fork_generation_(fork_generation()),
       identity_(next_identity()),
       timeout_ms_(options_.timeout.count()),
-      workers_(options_.threads) {
+      workers_(fair_threads(options_, *transport_, cores_)) {
   const auto ranks = static_cast<std::size_t>(world_size());
   everyone_.resize(ranks);
   std::iota(everyone_.begin(), everyone_.end(), 0);
@@ -149,6 +159,25 @@ void Session::post(window::Word& word, window::Stamp value) {
       return;
     }
   }
+}
+
+numerics::StoreKind Session::store_kind(std::int64_t bytes) {
+  const int ranks = transport_->ranks_on_host();
+  const int used = std::min(cores_, ranks * workers_.threads());
+  const std::int64_t bytes_of_core = bytes * ranks / used;
+  if (bytes_of_core < kLeastStreamingBytes) {
+    return numerics::StoreKind::kOrdinary;
+  }
+  // As many ranks as there are cores measure, each beside the others; the rest take their word.
+  window::Word& own = page().streaming_bytes;
+  if (rank_ < cores_ && own.value.load(std::memory_order_relaxed) == 0) {
+    own.value.store(static_cast<std::uint64_t>(measure_streaming_bytes(kernels())),
+                    std::memory_order_relaxed);
+  }
+  const auto measured = static_cast<std::int64_t>(
+      peer(rank_ % cores_).control->streaming_bytes.value.load(std::memory_order_relaxed));
+  const std::int64_t least = measured > 0 ? measured : kUsualStreamingBytes;
+  return bytes_of_core >= least ? numerics::StoreKind::kStreaming : numerics::StoreKind::kOrdinary;
 }
 
 Status Session::in_context(const char* op, Status status) const {

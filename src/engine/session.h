@@ -26,8 +26,7 @@ namespace waybill::engine {
 /// Options with every default resolved.
 struct SessionOptions {
   std::chrono::milliseconds timeout{300'000};
-  int threads = 1;  ///< cores this rank may use inside one operator
-  int cores = 1;    ///< cores this process may run on
+  int threads = 0;  ///< cores this rank may use inside one operator; 0: its fair share
   numerics::Kernels kernels;
   std::function<bool()> interrupted;
   std::function<void(Phase)> on_phase;
@@ -107,6 +106,10 @@ class Session {
   }
   const numerics::Kernels& kernels() const noexcept { return options_.kernels; }
   Workers& workers() noexcept { return workers_; }
+  /// Cores that the ranks of this host may run on, all together.
+  int cores() const noexcept { return cores_; }
+  /// How to copy rows of so many bytes to where they stay until somebody reads them.
+  numerics::StoreKind store_kind(std::int64_t bytes);
   Scratch& scratch() noexcept { return scratch_; }
 
   /// Every rank of the group, in order.
@@ -160,6 +163,7 @@ class Session {
   std::shared_ptr<window::Window> window_;
   const int rank_;
   const SessionOptions options_;
+  const int cores_;
   const int fork_generation_;
   const std::uint64_t identity_;
   std::atomic<std::int64_t> timeout_ms_;

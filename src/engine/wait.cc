@@ -75,7 +75,7 @@ class Waiter {
 
   bool spin() {
     // With more ranks than cores the one waited for needs this core.
-    if (session_.transport().ranks_on_host() <= session_.options().cores) {
+    if (session_.transport().ranks_on_host() <= session_.cores()) {
       const auto end = begin_ + kSpin;
       do {
         for (int i = 0; i < kSpinsBetweenLooksAtTheClock; ++i) {

@@ -1,5 +1,7 @@
 #include "transport/local.h"
 
+#include <algorithm>
+#include <bit>
 #include <utility>
 
 namespace waybill::transport {
@@ -9,6 +11,18 @@ PeerMemory own_memory(const window::Window& window, std::int64_t window_bytes) n
           {window.halves[0].data(), window.halves[1].data()},
           window.pool.region().data(),
           window_bytes};
+}
+
+int Transport::cores_of_ranks() const noexcept {
+  decltype(window::Identity::cores) all{};
+  int count = 0;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    for (const PeerMemory& peer : peers_) {
+      all[i] |= peer.control != nullptr ? peer.control->identity.cores[i] : 0;
+    }
+    count += std::popcount(all[i]);
+  }
+  return std::max(count, 1);
 }
 
 LocalTransport::LocalTransport(std::vector<std::shared_ptr<window::Window>> windows,

@@ -46,6 +46,8 @@ class Transport {
   virtual int call_others() { return 0; }
   /// Ranks that share this host's cores.
   virtual int ranks_on_host() const noexcept { return world_size(); }
+  /// Cores that these ranks may run on, all together. Only once all are known.
+  int cores_of_ranks() const noexcept;
 
  protected:
   std::vector<PeerMemory> peers_;

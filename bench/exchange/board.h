@@ -1,0 +1,75 @@
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "exchange/plan.h"
+
+namespace waybill::bench {
+
+/// Groups that one run can have: each method that needs options of its own has one.
+inline constexpr int kMaxGroups = 8;
+
+/// What all ranks of a run share: its case, a barrier, clocks, the rows, the report.
+struct Board {
+  Case sizes;
+  Effort effort;
+  std::array<Text, kMaxGroups> ids;  ///< of the groups
+  int cores = 1;                     ///< of all ranks together
+
+  struct alignas(64) Stamps {
+    std::int64_t begin_ns = 0;
+    std::int64_t end_ns = 0;
+  };
+  std::array<Stamps, kMaxRanks> stamps;
+  std::atomic<int> go_on{1};
+  std::atomic<int> failed{0};
+  std::array<char, std::size_t{1} << 20> report{};  ///< of rank 0, JSON
+
+  alignas(64) std::atomic<std::uint32_t> arrived{0};
+  alignas(64) std::atomic<std::uint64_t> turn{0};
+};
+
+/// How a rank waits at a barrier.
+enum class Patience : std::uint8_t {
+  kAwake,   ///< spins or yields: the next thing is timed
+  kAsleep,  ///< leaves its core to ranks that are still at work
+};
+
+/// A mapping of the shared memory: the board, then an arena for rows.
+class SharedBoard {
+ public:
+  /// New memory.
+  SharedBoard(const Case& sizes, const Effort& effort, std::int64_t arena_bytes);
+  /// That of the process that started this one.
+  explicit SharedBoard(const std::string& path);
+  SharedBoard(const SharedBoard&) = delete;
+  SharedBoard& operator=(const SharedBoard&) = delete;
+  ~SharedBoard();
+
+  Board& operator*() const noexcept { return *board_; }
+  Board* operator->() const noexcept { return board_; }
+  std::byte* arena() const noexcept;
+  /// Where another process opens it.
+  std::string path() const;
+
+  /// Of all ranks. Exits this process when a rank has failed.
+  void barrier(Patience patience) const;
+  [[noreturn]] void fail(const std::string& why) const;
+
+ private:
+  void map(std::size_t bytes);
+
+  int file_ = -1;
+  std::size_t bytes_ = 0;
+  Board* board_ = nullptr;
+  bool crowded_ = false;
+};
+
+/// Cores this process may run on; a rank that is pinned has one.
+int num_cores();
+
+}  // namespace waybill::bench

@@ -177,6 +177,7 @@ bool run_case(const SharedBoard& board) {
 json settings_of(const Effort& effort) {
   return {{"warm_up", effort.warm_up},
           {"seconds", effort.seconds},
+          {"weights_mib", effort.weights_mib},
           {"pinned", true},
           {"launch", effort.as_threads ? "threads" : "processes"}};
 }

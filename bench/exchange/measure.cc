@@ -79,10 +79,12 @@ class Rounds {
       const std::size_t m = (i + static_cast<std::size_t>(number)) % methods_.size();
       Method& method = *methods_[m];
       const bool all = !counts && number == 0;
+      workload_.read_weights();
       workload_.layer_before();
       time(method, [&] { method.dispatch(); }, counts ? &records_[m].dispatch : nullptr);
       expect(method.check_dispatch(all));
       if (method.has_combine()) {
+        workload_.read_weights();
         method.experts();
         time(method, [&] { method.combine(); }, counts ? &records_[m].combine : nullptr);
         expect(method.check_combine(all));

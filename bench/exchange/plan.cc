@@ -101,6 +101,10 @@ Plan read_plan(int argc, char** argv) {
   app.add_option("--seconds", plan.effort.seconds, "for each case");
   app.add_option("--rounds", plan.effort.most_rounds, "at most, for each case");
   app.add_option("--warm-up", plan.effort.warm_up, "rounds that do not count");
+  app.add_option("--weights",
+                 plan.effort.weights_mib,
+                 "MiB that each core reads before every timed phase, as layers and experts read "
+                 "their weights: what lay in the caches is gone, whatever was measured before");
   app.add_flag("--as-threads", plan.effort.as_threads, "ranks are threads of one process");
   app.add_option("--json", plan.json, "also write the numbers to this file");
   app.add_option("--board", plan.board)->group("");

@@ -43,6 +43,7 @@ struct Effort {
   int least_rounds = 20;
   int most_rounds = 2000;
   double seconds = 4;
+  std::int64_t weights_mib = 0;
   bool as_threads = false;
   Text methods;  ///< comma-separated
 };

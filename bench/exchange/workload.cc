@@ -70,11 +70,23 @@ Workload::Workload(const SharedBoard& board, int rank)
       ++flat;
     }
   }
+  const std::int64_t ranks_per_core = std::max(sizes_.ranks / board->cores, 1);
+  weight_bytes_ = (board->effort.weights_mib << 20) / ranks_per_core;
+  layer_weights_ = Rows(weight_bytes_);
   fill_rows(sizes_, rank, const_cast<std::byte*>(x(rank, 0)));
 }
 
 const std::byte* Workload::x(int rank, std::int64_t token) const noexcept {
   return board_.arena() + rank * align(sizes_.bs * sizes_.row_bytes()) + token * sizes_.row_bytes();
+}
+
+void Workload::read_weights() const {
+  std::uint64_t all = 0;
+  const auto* words = reinterpret_cast<const std::uint64_t*>(layer_weights_.data());
+  for (std::int64_t i = 0; i < weight_bytes_ / 8; ++i) {
+    all ^= words[i];
+  }
+  [[maybe_unused]] const volatile std::uint64_t used = all;
 }
 
 void Workload::layer_before() const {

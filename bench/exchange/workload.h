@@ -47,6 +47,8 @@ class Workload {
   const std::vector<std::int32_t>& ids() const noexcept { return ids_; }   ///< (BS, K)
   const std::vector<float>& weights() const noexcept { return weights_; }  ///< (BS, K)
   const std::byte* x(int rank, std::int64_t token) const noexcept;
+  /// What a layer does between two timed phases: it reads weights.
+  void read_weights() const;
   /// Writes this rank's x anew, as the layer before dispatch would just have done.
   void layer_before() const;
   /// Memory that all ranks share, a row for each of pairs(). Streaming stores throw rows out of the
@@ -68,6 +70,8 @@ class Workload {
   std::vector<float> weights_;
   std::vector<Pair> pairs_;
   std::vector<std::int64_t> first_pair_;
+  std::int64_t weight_bytes_ = 0;
+  Rows layer_weights_;
 };
 
 }  // namespace waybill::bench

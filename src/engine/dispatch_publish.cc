@@ -91,17 +91,21 @@ class DispatchPublisher {
     std::byte* rows = half_ + layout_.rows.offset;
     float* scales = at<float>(half_, layout_.row_scales);
     const std::int64_t row_bytes = shape_.row_bytes();
-    if (!shape_.quantised && args_.x.is_contiguous() && pairs_.all()) {
-      session_.workers().run(
-          shape_.bs, least_items(row_bytes), [&](std::int64_t begin, std::int64_t end) {
-            std::memcpy(rows + begin * row_bytes,
-                        static_cast<const std::byte*>(args_.x.data) + begin * row_bytes,
-                        static_cast<std::size_t>((end - begin) * row_bytes));
-          });
-      return;
-    }
+    const numerics::StoreKind kind = session_.store_kind(shape_.bs * row_bytes);
+    const auto copy = [&](std::int64_t t, const std::byte* from, std::int64_t count) {
+      session_.kernels().copy(
+          rows + t * row_bytes, from, static_cast<std::size_t>(count * row_bytes), kind);
+    };
+    const bool whole = !shape_.quantised && args_.x.is_contiguous() && pairs_.all();
     session_.workers().run(
         shape_.bs, least_items(row_bytes), [&](std::int64_t begin, std::int64_t end) {
+          if (whole) {
+            copy(begin,
+                 static_cast<const std::byte*>(args_.x.data) + begin * row_bytes,
+                 end - begin);
+            numerics::stream_fence();
+            return;
+          }
           std::vector<std::byte> gathered(source.scratch_bytes());
           for (std::int64_t t = begin; t < end; ++t) {
             if (!pairs_.token(t)) {
@@ -116,9 +120,10 @@ class DispatchPublisher {
                                               reinterpret_cast<std::int8_t*>(rows + t * row_bytes),
                                               scales + t);
             } else {
-              std::memcpy(rows + t * row_bytes, row, static_cast<std::size_t>(row_bytes));
+              copy(t, row, 1);
             }
           }
+          numerics::stream_fence();
         });
   }
 

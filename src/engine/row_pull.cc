@@ -11,7 +11,7 @@ namespace waybill::engine {
 namespace {
 
 /// Source rows of a block: a part of every second-level cache.
-constexpr std::int64_t kBlockBytes = 256 << 10;
+constexpr std::int64_t kBlockBytes = 1 << 18;
 constexpr std::int64_t kTripleInts = 3;
 
 }  // namespace

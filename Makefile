@@ -51,8 +51,11 @@ faults: setup
 soak: setup
 	$(BIN)/python tools/soak.py --minutes $(MINUTES)
 
+# The library and the operators beside other ways to move the same rows: docs/benchmarks. Ten minutes.
 bench: setup
-	$(BIN)/python bench/exchange.py
+	PATH="$(BIN):$$PATH" cmake --preset release --log-level=WARNING
+	PATH="$(BIN):$$PATH" cmake --build --preset release
+	$(BIN)/python bench/standard.py
 
 wheel: $(VENV)/.tools
 	$(BIN)/pip wheel --quiet --no-build-isolation --no-deps --config-settings=build-dir=build/wheel -w dist .

@@ -139,6 +139,7 @@ std::string to_json(const GroupStats& stats) {
   json.add("wait_us", stats.wait_us);
   json.add("wait_total_us", stats.wait_total_us);
   json.add("copy_total_us", stats.copy_total_us);
+  json.add("in_call_total_ns", stats.in_call_total_ns);
   json.add("window_bytes", stats.window_bytes);
   json.add("pool_bytes", stats.pool_bytes);
   json.add("pool_bytes_in_use", stats.pool_bytes_in_use);

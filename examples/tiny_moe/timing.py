@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
 from distributed import Recorded, WaybillExchange
-from exchange import GlooExchange, Sizes, timed
 from model import TinyMoE
 from prompts import MAX_PROMPT
 from torch import Tensor
 
 import waybill
+from waybill.bench.gloo import GlooExchange
+from waybill.bench.settings import Sizes
 
 ROUNDS = 12
 WARM_UP = 3
@@ -32,7 +34,7 @@ def time_exchanges(
     for call in first_calls(exchange.recorded, config.layers):
         per_rank = exchange.placement.per_rank
         sizes = Sizes(ranks, len(call.x), config.hidden, config.top_k, per_rank)
-        gloo = GlooExchange(sizes, rank)
+        gloo = GlooExchange(sizes)
         common = (exchange.group, ranks, rank, per_rank * ranks)
         methods: dict[str, Callable[[], Tensor]] = {
             "waybill": lambda c=call, a=common: waybill_call(c, a, ranks * MAX_PROMPT),
@@ -43,7 +45,10 @@ def time_exchanges(
         samples: dict[str, list[float]] = {name: [] for name in methods}
         for turn in range(WARM_UP + ROUNDS):
             for name, method in methods.items():
-                _, us = timed(method)
+                dist.barrier()
+                begin = time.perf_counter()
+                method()
+                us = (time.perf_counter() - begin) * 1e6
                 if turn >= WARM_UP:
                     samples[name].append(us)
         for name, values in samples.items():

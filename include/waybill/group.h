@@ -104,8 +104,9 @@ struct GroupStats {
   std::int64_t rows_in_place = 0;  ///< rows that combine published without copying them
   std::int64_t wait_total_us = 0;  ///< time in waits
   std::int64_t copy_total_us = 0;  ///< time publishing, pulling and summing
-  std::int64_t window_bytes = 0;   ///< reserved in both halves
-  std::int64_t pool_bytes = 0;     ///< reserved in the pool
+  std::int64_t in_call_total_ns = 0;   ///< time inside calls, from their begin to their end
+  std::int64_t window_bytes = 0;       ///< reserved in both halves
+  std::int64_t pool_bytes = 0;         ///< reserved in the pool
   std::int64_t pool_bytes_in_use = 0;  ///< of these, in buffers that somebody holds
   std::int64_t pool_buffers = 0;       ///< buffers that somebody holds
 };

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
+from operator import is_
 from typing import Any, NoReturn
 
 import torch
@@ -31,7 +33,7 @@ def call(operator: OpOverload, group: str, *arguments: Any) -> Any:
     if torch.compiler.is_compiling():
         return operator(token, *arguments)
     try:
-        return operator(token, *arguments)
+        return operator(token, *_without_defaults(operator, arguments))
     except AssertionError:
         # Fake tensors outside a compiler do not mix with the token, which is real.
         if detect_fake_mode(arguments) is None:
@@ -55,6 +57,20 @@ def call_local(operator: OpOverload, *arguments: Any, **options: Any) -> Any:
         ):
             _refuse(None, name, argument, expected, got)
         raise
+
+
+def _without_defaults(operator: OpOverload, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Leaves the options out when no one was given: torch is faster in adding than in reading."""
+    defaults = _defaults(operator)
+    given = len(arguments) - len(defaults)
+    # By identity: equal is also what torch refuses, and what a symbolic number may not be asked.
+    return arguments[:given] if all(map(is_, arguments[given:], defaults)) else arguments
+
+
+@cache
+def _defaults(operator: OpOverload) -> tuple[Any, ...]:
+    options = operator._schema.arguments
+    return tuple(option.default_value for option in options if option.has_default_value())
 
 
 def _public(operator: OpOverload, arguments: tuple[Any, ...]) -> Any:

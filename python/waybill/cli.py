@@ -18,6 +18,7 @@ from rich.table import Table
 
 from . import __version__, _library, doctor, selftest
 from .ascend import launch as ascend
+from .bench import command as bench
 
 DEMO = Path("examples", "tiny_moe", "demo.py")
 SELFTEST_SECONDS = 50.0
@@ -114,6 +115,11 @@ def make_parser() -> argparse.ArgumentParser:
     add.add_argument("what", nargs="?", metavar="NAME|PID", help="default: every group")
     add.add_argument("--json", action="store_true")
     add.set_defaults(run=doctor.run)
+    add = commands.add_parser(
+        "bench", help="the operators beside gloo, checked mode, private rows, int8 and a copy"
+    )
+    bench.add_arguments(add)
+    add.set_defaults(run=bench.run)
     # Its own options are the demo's: `waybill demo --help` shows them.
     commands.add_parser("demo", help="eight processes write text with a small MoE model")
     commands.add_parser("ascend", help="runs a script that was written for the accelerator")

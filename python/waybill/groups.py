@@ -317,8 +317,9 @@ def stats(name: str) -> dict[str, Any]:
     rows_sent,
     rows_received, bytes_sent, bytes_received: lists over peers, dispatch and combine together, and
     the same under "dispatch" and "combine"; bytes_published, bytes_copied, bytes_reduced,
-    rows_in_place; wait_us (per peer), wait_total_us, copy_total_us; window_bytes, pool_bytes,
-    pool_bytes_in_use, pool_buffers.
+    rows_in_place; wait_us (per peer), wait_total_us, copy_total_us, in_call_total_ns (inside
+    calls, from their begin to their end); window_bytes, pool_bytes, pool_bytes_in_use,
+    pool_buffers.
     """
     numbers = _library.stats(name)
     for key in _TRAFFIC:

@@ -45,7 +45,7 @@ const char* phase_text(Phase phase) {
 Call::~Call() {
   close();
   if (begun_) {
-    session_.enter(Phase::kIdle, contract::Operator::kNone);
+    count_time_until(session_.enter(Phase::kIdle, contract::Operator::kNone));
   }
   if (occupies_) {
     session_.busy.store(false, std::memory_order_release);
@@ -117,9 +117,16 @@ void Call::close() {
 }
 
 void Call::suspend() {
-  enter(Phase::kSignalled);
+  count_time_until(session_.enter(Phase::kSignalled, op_));
   occupies_ = false;
   session_.busy.store(false, std::memory_order_release);
+}
+
+void Call::count_time_until(std::chrono::nanoseconds now) noexcept {
+  if (entered_.count() != 0) {
+    session_.in_call_ns.fetch_add((now - entered_).count(), std::memory_order_relaxed);
+    entered_ = std::chrono::nanoseconds{0};
+  }
 }
 
 Status Call::resume(contract::Operator op) {

@@ -129,7 +129,10 @@ class Call {
     return made.status();
   }
   contract::Checker checker() const noexcept { return {op_, session_.facts()}; }
-  void enter(Phase phase) { session_.enter(phase, op_); }
+  void enter(Phase phase) {
+    const auto now = session_.enter(phase, op_);
+    entered_ = entered_.count() == 0 ? now : entered_;
+  }
 
  private:
   Status wait_half();
@@ -149,11 +152,13 @@ class Call {
   Status damaged(const std::string& expected) const;
   bool still_valid() const;
   void end();
+  void count_time_until(std::chrono::nanoseconds now) noexcept;
 
   Session& session_;
   contract::Operator op_;
   std::chrono::milliseconds timeout_;
   std::optional<TensorView> performance_info_;
+  std::chrono::nanoseconds entered_{0};  ///< its first phase since begin or resume; 0 between
   window::Stamp stamp_ = 0;
   std::size_t half_ = 0;
   bool begun_ = false;

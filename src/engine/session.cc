@@ -131,17 +131,16 @@ Status Session::check_usable(const char* op) const {
   return {};
 }
 
-void Session::enter(Phase phase, contract::Operator op) {
+std::chrono::nanoseconds Session::enter(Phase phase, contract::Operator op) {
   window::ControlPage& own = page();
   own.phase.value.store(static_cast<std::uint64_t>(phase) << 32 | static_cast<std::uint32_t>(op),
                         std::memory_order_relaxed);
-  const auto now = std::chrono::steady_clock::now().time_since_epoch();
-  own.phase_since.value.store(
-      static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(now).count()),
-      std::memory_order_relaxed);
+  const std::chrono::nanoseconds now = std::chrono::steady_clock::now().time_since_epoch();
+  own.phase_since.value.store(static_cast<std::uint64_t>(now.count()), std::memory_order_relaxed);
   if (options_.on_phase) {
     options_.on_phase(phase);
   }
+  return now;
 }
 
 void Session::enter(Phase phase) {
@@ -258,6 +257,7 @@ GroupStats Session::stats() const {
     const std::lock_guard lock(stats_mutex);
     stats = counted;
   }
+  stats.in_call_total_ns = in_call_ns.load(std::memory_order_relaxed);
   stats.rejoining = transport_->newcomers();
   for (const window::Region& half : window_->halves) {
     stats.window_bytes += half.committed_bytes();

@@ -137,8 +137,8 @@ class Session {
   /// kInvalidState when an earlier call left the group in need of a reset, or when a setup is open.
   /// Only when occupied.
   Status check_usable(const char* op) const;
-  /// Marks the phase for people and tells the hook.
-  void enter(Phase phase, contract::Operator op);
+  /// Marks the phase for people and tells the hook. Returns the time, which it marks too.
+  std::chrono::nanoseconds enter(Phase phase, contract::Operator op);
   /// The next phase of the operator that is marked.
   void enter(Phase phase);
   /// Posts `word` of this rank's page and wakes whoever sleeps on it.
@@ -152,7 +152,8 @@ class Session {
   std::vector<int> absent;                     ///< ranks that are not on the list of the last reset
   std::array<std::vector<int>, 2> half_users;  ///< ranks of the call that last used each half
   std::unique_ptr<OpenSetup> open_setup;
-  std::atomic<bool> busy{false};  ///< a call is running
+  std::atomic<bool> busy{false};            ///< a call is running
+  std::atomic<std::int64_t> in_call_ns{0};  ///< GroupStats::in_call_total_ns
 
   // Counted by calls; guarded by stats_mutex.
   mutable std::mutex stats_mutex;

@@ -1,0 +1,125 @@
+"""The measurements of docs/benchmarks: runs the programs, and writes their numbers down.
+
+    python bench/standard.py                 # everything that is built, in less than ten minutes
+    python bench/standard.py --tables-only   # tables and plots again, from the files that are there
+
+`waybill-bench` (build/release/bench/exchange) measures the C++ library, `waybill bench` the PyTorch
+operators, `waybill-stages` (build/release/bench/stages) single steps on one core. A program that is
+not built is left out with a line; what an earlier run left in the folder then stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from waybill.bench import tables
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "docs" / "benchmarks"
+BUILD = ROOT / "build" / "release" / "bench"
+LIBRARY = BUILD / "exchange" / "waybill-bench"
+STAGES = BUILD / "stages" / "waybill-stages"
+SECONDS = 240  # a program may take; more is a failure
+TITLES = {
+    "exchange": "The C++ library",
+    "operators": "The PyTorch operators",
+    "stages": "Stages",
+}
+
+
+def commands(folder: Path, python: str = sys.executable) -> dict[str, list[str]]:
+    """What is run, by the name of the file that it writes."""
+    sizes = ["--ranks", "2,8", "--bs", "8,64,128,512"]
+    found = {}
+    if LIBRARY.exists():
+        found["exchange"] = [str(LIBRARY), *sizes, "--json", str(folder / "exchange.json")]
+    found["operators"] = [
+        *(python, "-m", "waybill", "bench", *sizes, "--rounds", "10", "--overhead", "also"),
+        *("--json", str(folder / "operators.json")),
+    ]
+    if STAGES.exists():
+        found["stages"] = [
+            *(str(STAGES), "--benchmark_format=json", "--benchmark_min_time=0.02"),
+            f"--benchmark_out={folder / 'stages.json'}",
+        ]
+    return found
+
+
+def run_all(folder: Path) -> int:
+    """How many programs failed."""
+    failed = 0
+    chosen = commands(folder)
+    for name in TITLES:
+        if name not in chosen:
+            print(f"{name}: its program is not built: left out", flush=True)
+            continue
+        print("+", " ".join(chosen[name]), flush=True)
+        begin = time.monotonic()
+        # Google Benchmark prints to stdout what it also writes to the file.
+        silent = subprocess.DEVNULL if name == "stages" else None
+        try:
+            code = subprocess.run(chosen[name], stdout=silent, timeout=SECONDS).returncode
+        except subprocess.TimeoutExpired:
+            code = -1
+        print(f"{name}: {time.monotonic() - begin:.0f} s", flush=True)
+        if code != 0:
+            print(f"{name}: failed ({code})", file=sys.stderr)
+            failed += 1
+    return failed
+
+
+def clean_stages(path: Path) -> None:
+    """Takes out of Google Benchmark's file what tells whose machine it was, and when."""
+    document = json.loads(path.read_text())
+    for key in ("host_name", "date", "executable"):
+        document.get("context", {}).pop(key, None)
+    path.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def write_tables(folder: Path) -> Path:
+    """tables.md, from the JSON files of the folder."""
+    sections = ["# Benchmarks\n\nWritten by `make bench`; [README.md](README.md) explains.\n"]
+    for name, title in TITLES.items():
+        path = folder / f"{name}.json"
+        if path.exists():
+            sections.append(tables.markdown(title, json.loads(path.read_text())))
+    written = folder / "tables.md"
+    written.write_text("\n".join(sections))
+    return written
+
+
+def write_plots(folder: Path) -> None:
+    try:
+        from waybill.bench import plots
+    except ImportError as error:
+        print(f"no plots: {error}")
+        return
+    for name in TITLES:
+        path = folder / f"{name}.json"
+        if path.exists():
+            plots.draw(name, json.loads(path.read_text()), folder)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--tables-only", action="store_true")
+    arguments = parser.parse_args(argv)
+    folder: Path = arguments.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    failed = 0 if arguments.tables_only else run_all(folder)
+    if (folder / "stages.json").exists():
+        clean_stages(folder / "stages.json")
+    print(write_tables(folder))
+    write_plots(folder)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

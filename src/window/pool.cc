@@ -149,7 +149,7 @@ void PoolCore::drop() noexcept {
 }
 
 Result<Pool> Pool::create(std::int64_t bytes, MemoryBudget& budget, bool checked) {
-  auto region = Region::create("the pool of outputs", bytes, budget);
+  auto region = Region::create("the pool of outputs", bytes, budget, kPoolFile);
   if (!region.ok()) {
     return region.status();
   }

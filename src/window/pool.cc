@@ -208,6 +208,11 @@ Pool::Usage Pool::usage() const {
   return usage;
 }
 
+Placement Pool::placement() const {
+  const std::lock_guard lock(core_->mutex_);
+  return core_->region_.placement();
+}
+
 }  // namespace waybill::window
 
 namespace waybill {

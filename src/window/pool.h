@@ -58,6 +58,7 @@ class Pool {
     std::int64_t buffers;
   };
   Usage usage() const;
+  Placement placement() const;
   /// Checked mode: buffers found written past their end since the last time.
   std::int64_t take_damaged() noexcept;
 

@@ -4,7 +4,8 @@ Steps: lint (formatters, linters, includes), cpp (release build with g++), insta
 package used from outside), python (pytest), model (the protocol's models, with spin), asan (C++
 tests under the address and undefined-behaviour sanitizers), tsan (those of rooms with threads under
 the thread sanitizer), fuzz (the fuzz targets, built with clang 14, for a minute). With --full also
-tidy (clang-tidy), clang (the C++ tests built with clang 14) and coverage, all cases of the long
+tidy (clang-tidy), clang (the C++ tests built with clang 14), aarch64 (everything cross-compiled, and
+the tests of pure rooms and of a few calls under qemu-user) and coverage, all cases of the long
 sweeps, and every room under the thread sanitizer. A step whose tools are missing is skipped with a
 line; with CI set that is a failure.
 """
@@ -30,9 +31,13 @@ STEP_SECONDS = 3600
 THREADED = ("engine", "processes", "schedules", "transport", "window")
 """Rooms whose tests have threads."""
 ALL_SCHEDULES = 20000
-LONG = ("tidy", "clang", "coverage")
+LONG = ("tidy", "clang", "aarch64", "coverage")
 """Steps of --full only."""
 FUZZ_SECONDS = 60
+EMULATED = ("numerics", "routing", "contract", "window", "engine")
+"""Rooms whose tests run under qemu-user: without processes, which it emulates only in part."""
+EMULATED_CALLS = "Forms.*:Protocol.*:Barrier.*:MemoryBound*:Sweep.TheCallers*"
+"""Of the tests with ranks, those that are over in a minute there."""
 
 
 @dataclass
@@ -145,14 +150,42 @@ def cpp(preset: str, env: dict[str, str] | None = None, rooms: Sequence[str] = (
     chosen = ["--tests-regex", f"^({'|'.join(rooms)})$"] if rooms else []
     # Two at a time: much of the tests of processes is waiting.
     code, output = run(["ctest", "--preset", preset, "--verbose", "--parallel", "2", *chosen], env)
-    counts = Counts(
-        passed=sum(int(n) for n in re.findall(r"\[  PASSED  \] (\d+) tests?", output)),
-        failed=sum(int(n) for n in re.findall(r"\[  FAILED  \] (\d+) tests?, listed", output)),
-    )
+    counts = counted(output)
     counts.passed += len(re.findall(r"Test +#\d+: example_\S+ \.+ +Passed", output))
     if code != 0:
         counts.failed = max(counts.failed, 1)
         counts.notes.append(f"{preset}: ctest")
+    return counts
+
+
+def counted(output: str) -> Counts:
+    """GoogleTest's cases."""
+    return Counts(
+        passed=sum(int(n) for n in re.findall(r"\[  PASSED  \] (\d+) tests?", output)),
+        failed=sum(int(n) for n in re.findall(r"\[  FAILED  \] (\d+) tests?, listed", output)),
+    )
+
+
+def aarch64() -> Counts:
+    tools = ("aarch64-linux-gnu-g++", "qemu-aarch64")
+    libraries = Path("/usr/lib/aarch64-linux-gnu")
+    if not all(map(shutil.which, tools)) or not (libraries / "librapidcheck.a").exists():
+        return missing(
+            f"aarch64: {' or '.join(tools)} is not installed, or not libgtest-dev:arm64 and "
+            "librapidcheck-dev:arm64"
+        )
+    if not configure("aarch64") or run(["cmake", "--build", "--preset", "aarch64"])[0] != 0:
+        return Counts(failed=1, notes=["aarch64: does not build"])
+    counts = Counts()
+    for room in EMULATED:
+        chosen = [f"--gtest_filter={EMULATED_CALLS}"] if room == "engine" else []
+        program = f"build/aarch64/tests/cpp/{room}_test"
+        code, output = run(["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu", program, *chosen])
+        found = counted(output)
+        if code != 0:
+            found.failed = max(found.failed, 1)
+            found.notes.append(f"aarch64: {room}")
+        counts.add(found)
     return counts
 
 
@@ -255,6 +288,7 @@ def main() -> int:
         "fuzz": fuzz,
         "tidy": tidy,
         "clang": lambda: cpp("clang"),
+        "aarch64": aarch64,
         "coverage": coverage,
     }
     usual = [name for name in steps if arguments.full or name not in LONG]

@@ -106,6 +106,7 @@ std::string to_json(const RankState& state) {
   json.add("waits_for", state.waits_for);
   json.add_raw("needs_reset", state.needs_reset ? "true" : "false");
   json.add_raw("rejoining", state.rejoining ? "true" : "false");
+  json.add("memory_node", state.memory_node);
   return json.text();
 }
 
@@ -276,6 +277,23 @@ WAYBILL_C_API const char* waybill_stats(const char* name) {
     return nullptr;
   }
   return waybill::binding::keep(waybill::binding::to_json((*group)->group.stats()));
+}
+
+WAYBILL_C_API const char* waybill_placement(const char* name) {
+  auto group = waybill::binding::find_group("placement", name);
+  if (done(group.status()) == 0) {
+    return nullptr;
+  }
+  auto placement = (*group)->group.placement();
+  if (done(placement.status()) == 0) {
+    return nullptr;
+  }
+  waybill::binding::Json json;
+  json.add("node", placement->node);
+  json.add("window_pages", placement->window_pages);
+  json.add("pool_pages", placement->pool_pages);
+  json.add("unknown_pages", placement->unknown_pages);
+  return waybill::binding::keep(json.text());
 }
 
 /// Names of the groups of this process, a JSON list.

@@ -9,9 +9,9 @@
 namespace waybill {
 
 /// Instruction sets the kernels exist for. All give the same bits.
-enum class SimdLevel { kScalar = 0, kAvx2 = 1, kAvx512 = 2 };
+enum class SimdLevel { kScalar = 0, kAvx2 = 1, kAvx512 = 2, kNeon = 3 };
 
-/// "scalar", "avx2", "avx512".
+/// "scalar", "avx2", "avx512", "neon".
 const char* name_of(SimdLevel level) noexcept;
 
 /// Whose limits apply on top of the contract's: none, or those of one of the vendor's products, for
@@ -31,7 +31,7 @@ struct Env {
   /// WAYBILL_WINDOW_BYTES: address space of each half and of the pool, a multiple of 2 MiB.
   /// 64 GiB: address space only, memory is reserved as it is needed.
   std::int64_t window_bytes = std::int64_t{64} << 30;
-  /// WAYBILL_SIMD: scalar, avx2 or avx512 forces one set of kernels. Absent: the best there is.
+  /// WAYBILL_SIMD: scalar, avx2, avx512 or neon forces one set of kernels. Absent: the best there is.
   std::optional<SimdLevel> simd;
   /// WAYBILL_STRICT: a2 or a3. Absent: none.
   Strict strict = Strict::kNone;

@@ -111,6 +111,15 @@ struct GroupStats {
   std::int64_t pool_buffers = 0;       ///< buffers that somebody holds
 };
 
+/// On which NUMA nodes a rank's memory lies. Lists have an entry a node, as far as the highest one
+/// that has any page. Of a large window or pool some 1,000 pages are looked at.
+struct MemoryPlacement {
+  std::vector<std::int64_t> window_pages;  ///< control page and both halves
+  std::vector<std::int64_t> pool_pages;
+  std::int64_t unknown_pages = 0;  ///< reserved, and either not in this process or not to be asked
+  int node = 0;                    ///< of the core that asked
+};
+
 /// A rank's membership in a group. Movable, not copyable.
 /// One call at a time per group: a second thread gets kInvalidState. A group does not survive fork:
 /// in the child every call is kInvalidState, outputs stay readable.
@@ -167,6 +176,9 @@ class Group {
 
   /// Local, any thread.
   GroupStats stats() const;
+
+  /// Local. kInvalidState while a call runs.
+  Result<MemoryPlacement> placement();
 
   engine::Session& session() noexcept { return *session_; }
 

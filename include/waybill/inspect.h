@@ -24,6 +24,7 @@ struct RankState {
   std::vector<int> waits_for;  ///< ranks whose word it waits for, as far as the words say
   bool needs_reset = false;    ///< a call failed; the next one needs a reset
   bool rejoining = false;      ///< a process that came back and waits for a reset
+  int memory_node = -1;        ///< NUMA node of its control page: where it ran when it connected
 };
 
 /// A group of this host, seen from outside.

@@ -84,6 +84,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "waybill_release": (c_int, [c_char_p, c_double]),
     "waybill_reset": (c_char_p, [c_char_p]),
     "waybill_stats": (c_char_p, [c_char_p]),
+    "waybill_placement": (c_char_p, [c_char_p]),
     "waybill_refuse": (None, [c_char_p] * 5),
     "waybill_set_interrupt_check": (None, [_interrupts.Check]),
     "waybill_window_bytes": (c_int64, [ctypes.POINTER(CallSizes)]),
@@ -254,6 +255,10 @@ def reset(name: str) -> list[int]:
 
 def stats(name: str) -> dict[str, Any]:
     return _checked_json(_c.waybill_stats(name.encode()))
+
+
+def placement(name: str) -> dict[str, Any]:
+    return _checked_json(_c.waybill_placement(name.encode()))
 
 
 def refuse(name: str, operator: str, argument: str, expected: str, got: str) -> None:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from . import __version__, _library, doctor, selftest
+from . import __version__, _library, _nodes, doctor, selftest
 from .ascend import launch as ascend
 from .bench import command as bench
 
@@ -33,7 +33,12 @@ def info(arguments: argparse.Namespace) -> int:
     table.add_row("python", platform.python_version())
     table.add_row("back ends", "CPU")
     table.add_row("transports", "shm (processes of one host), local (threads)")
-    table.add_row("cores of this process", str(len(os.sched_getaffinity(0))))
+    nodes = _nodes.read()
+    for node in nodes:
+        table.add_row(f"NUMA node {node.number}", node.describe())
+    runs_on = _nodes.of_process(os.getpid(), nodes)
+    allowed = os.sched_getaffinity(0)
+    table.add_row("this process", _nodes.describe_process(allowed, nodes, runs_on))
     for key, value in machine.items():
         table.add_row(key.replace("_", " "), str(value or "-"))
     Console().print(table)

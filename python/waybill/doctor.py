@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from . import _library
+from . import _library, _nodes
 
 FILE_WIDTH = 160
 
@@ -29,13 +29,20 @@ def _waits_for(rank: dict[str, Any]) -> str:
     return ", ".join(str(other) for other in rank["waits_for"]) or "-"
 
 
+def _node(rank: dict[str, Any], nodes: list[_nodes.Node]) -> str:
+    memory, runs_on = rank["memory_node"], _nodes.of_process(rank["pid"], nodes)
+    if memory < 0 or runs_on is None or memory == runs_on:
+        return str(memory) if memory >= 0 else "-"
+    return f"{memory}, runs on {runs_on}"
+
+
 def _state(rank: dict[str, Any]) -> str:
     if rank["rejoining"]:
         return "comes back"
     return "needs a reset" if rank["needs_reset"] else "good"
 
 
-def _table(group: dict[str, Any]) -> Table:
+def _table(group: dict[str, Any], nodes: list[_nodes.Node]) -> Table:
     table = Table(
         "rank",
         "pid",
@@ -46,11 +53,12 @@ def _table(group: dict[str, Any]) -> Table:
         "for",
         "waits for",
         "state",
+        "node",
         title=f"{group['name'] or '(no name)'}: {group['world_size']} ranks, id {group['id']}",
     )
     for rank in group["ranks"]:
         if not rank["pid"]:
-            table.add_row(str(rank["rank"]), "[red]no process[/red]", *["-"] * 7)
+            table.add_row(str(rank["rank"]), "[red]no process[/red]", *["-"] * 8)
             continue
         table.add_row(
             str(rank["rank"]),
@@ -62,6 +70,7 @@ def _table(group: dict[str, Any]) -> Table:
             f"{rank['seconds']:.1f} s",
             _waits_for(rank),
             _state(rank),
+            _node(rank, nodes),
         )
     return table
 
@@ -72,6 +81,7 @@ def run(arguments: Namespace) -> int:
     if arguments.json:
         print(json.dumps(groups, indent=2))
         return 0 if groups else 1
+    nodes = _nodes.read()
     console = Console()
     if not console.is_terminal:
         console = Console(width=FILE_WIDTH)
@@ -81,7 +91,7 @@ def run(arguments: Namespace) -> int:
                 f"{group['name']}: made by Waybill {group['version']}, not by this version"
             )
             continue
-        console.print(_table(group))
+        console.print(_table(group, nodes))
     if not groups:
         wanted = f"of {arguments.what!r} " if arguments.what else ""
         console.print(

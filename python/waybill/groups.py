@@ -328,6 +328,19 @@ def stats(name: str) -> dict[str, Any]:
     return numbers
 
 
+def placement(name: str) -> dict[str, Any]:
+    """On which NUMA nodes this rank's memory lies. Local.
+
+    Keys: node (of the core that asks), window_pages and pool_pages (lists over nodes, as far as the
+    highest one that has any: pages of the windows and of the pool; of large ones some 1,000 are
+    looked at), unknown_pages (those that the kernel says nothing of).
+
+    Raises:
+        StateError: an unknown group, or one with a call running in another thread.
+    """
+    return _library.placement(name)
+
+
 def last_error() -> WaybillError | None:
     """The last error of an operator or function of this library in this thread, or None.
 

@@ -93,13 +93,14 @@ Status read_memory(Env& env) {
 
 Status read_simd(Env& env) {
   if (const char* text = std::getenv("WAYBILL_SIMD")) {
-    for (SimdLevel level : {SimdLevel::kScalar, SimdLevel::kAvx2, SimdLevel::kAvx512}) {
+    for (SimdLevel level :
+         {SimdLevel::kScalar, SimdLevel::kAvx2, SimdLevel::kAvx512, SimdLevel::kNeon}) {
       if (std::strcmp(text, name_of(level)) == 0) {
         env.simd = level;
         return {};
       }
     }
-    return bad_variable("WAYBILL_SIMD", "scalar, avx2 or avx512", text);
+    return bad_variable("WAYBILL_SIMD", "scalar, avx2, avx512 or neon", text);
   }
   return {};
 }
@@ -148,6 +149,8 @@ const char* name_of(SimdLevel level) noexcept {
       return "avx2";
     case SimdLevel::kAvx512:
       return "avx512";
+    case SimdLevel::kNeon:
+      return "neon";
   }
   return "?";
 }

@@ -349,5 +349,6 @@ Result<std::vector<int>> Group::reset() { return session_->reset(); }
 void Group::close(std::chrono::milliseconds timeout) { session_->close(timeout); }
 void Group::set_timeout(std::chrono::milliseconds timeout) { session_->set_timeout(timeout); }
 GroupStats Group::stats() const { return session_->stats(); }
+Result<MemoryPlacement> Group::placement() { return session_->placement(); }
 
 }  // namespace waybill

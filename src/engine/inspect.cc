@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <filesystem>
 #include <map>
@@ -14,6 +15,7 @@
 #include "base/process_start.h"
 #include "engine/wait.h"
 #include "engine/whereabouts.h"
+#include "window/placement.h"
 #include "window/region.h"
 #include "window/window.h"
 
@@ -86,6 +88,9 @@ RankState state_of(const Page& page) {
   state.seconds = std::chrono::duration<double>(where.since).count();
   state.needs_reset = where.needs_reset;
   state.rejoining = control.newcomer.load() != 0;
+  const std::array<const std::byte*, 1> first_page{page.mapping.data()};
+  const auto nodes = window::placement_of(first_page).pages;
+  state.memory_node = static_cast<int>(nodes.size()) - 1;
   if (where.waits_for >= 0) {
     state.waits_for.push_back(where.waits_for);
   }

@@ -269,4 +269,16 @@ GroupStats Session::stats() const {
   return stats;
 }
 
+Result<MemoryPlacement> Session::placement() {
+  WAYBILL_RETURN_IF_ERROR(occupy("placement"));
+  window::Placement windows = window_->control_region.placement();
+  for (const window::Region& half : window_->halves) {
+    windows.add(half.placement());
+  }
+  const window::Placement outputs = window_->pool.placement();
+  busy.store(false, std::memory_order_release);
+  return MemoryPlacement{
+      windows.pages, outputs.pages, windows.absent + outputs.absent, window::own_node()};
+}
+
 }  // namespace waybill::engine

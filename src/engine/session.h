@@ -127,6 +127,7 @@ class Session {
   Result<std::vector<int>> reset();
   void close(std::chrono::milliseconds timeout);
   GroupStats stats() const;
+  Result<MemoryPlacement> placement();
 
   /// kInvalidState: "operator: why (rank r)".
   Status state_error(const char* op, const std::string& why) const;

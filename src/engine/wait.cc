@@ -20,6 +20,9 @@ constexpr int kSpinsBetweenLooksAtTheClock = 64;
 void pause() noexcept {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  // Holds the pipeline up about as long as x86's pause; `yield` does nothing on most cores.
+  asm volatile("isb" : : : "memory");
 #endif
 }
 

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+
 #if defined(__SSE__)
 #include <immintrin.h>
 #endif
@@ -19,6 +21,16 @@ class DefaultFloatMode {
  private:
   static constexpr unsigned kDefault = 0x1f80;  // all exceptions masked, nearest, no flushing
   unsigned saved_;
+#elif defined(__aarch64__)
+  DefaultFloatMode() noexcept {
+    asm volatile("mrs %0, fpcr" : "=r"(saved_));
+    set(0);  // no exception traps, nearest, no flushing, no default NaN
+  }
+  ~DefaultFloatMode() { set(saved_); }
+
+ private:
+  static void set(std::uint64_t mode) noexcept { asm volatile("msr fpcr, %0" : : "r"(mode)); }
+  std::uint64_t saved_;
 #else
   DefaultFloatMode() noexcept = default;
   ~DefaultFloatMode() {}

@@ -12,6 +12,9 @@ extern const Kernels kScalarKernels;
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
 
+/// Only where the library is built for AArch64.
+extern const Kernels kNeonKernels;
+
 /// row_scale_of and sum_of_lanes, out of line. The files of one instruction set call these: an
 /// inline function that they instantiate could be the copy that the linker keeps for machines
 /// without that set.

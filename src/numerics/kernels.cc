@@ -61,6 +61,8 @@ bool is_supported(SimdLevel level) noexcept {
     case SimdLevel::kAvx512:
       return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    case SimdLevel::kNeon:
+      break;
   }
   return false;
 }
@@ -73,8 +75,22 @@ const Kernels& kernels(SimdLevel level) noexcept {
       return kAvx2Kernels;
     case SimdLevel::kAvx512:
       return kAvx512Kernels;
+    case SimdLevel::kNeon:
+      break;
   }
   return kScalarKernels;
+}
+
+#elif defined(__aarch64__)
+
+void stream_fence() noexcept { std::atomic_thread_fence(std::memory_order_release); }
+
+bool is_supported(SimdLevel level) noexcept {
+  return level == SimdLevel::kScalar || level == SimdLevel::kNeon;
+}
+
+const Kernels& kernels(SimdLevel level) noexcept {
+  return level == SimdLevel::kNeon ? kNeonKernels : kScalarKernels;
 }
 
 #else
@@ -90,7 +106,7 @@ const Kernels& kernels(SimdLevel) noexcept { return kScalarKernels; }
 #endif
 
 const Kernels& best_kernels() noexcept {
-  for (const SimdLevel level : {SimdLevel::kAvx512, SimdLevel::kAvx2}) {
+  for (const SimdLevel level : {SimdLevel::kNeon, SimdLevel::kAvx512, SimdLevel::kAvx2}) {
     if (is_supported(level)) return kernels(level);
   }
   return kScalarKernels;

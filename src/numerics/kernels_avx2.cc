@@ -1,13 +1,13 @@
 #if defined(__x86_64__)
 
-#include "numerics/simd_kernels.h"
+#include "numerics/simd_x86.h"
 
 namespace waybill::numerics {
 namespace {
 
 /// Primitives on 256 bits: AVX2 and F16C. Each does what the one of this name in
 /// kernels_avx512.cc is said to do.
-struct Avx2 {
+struct Avx2 : X86<Avx2> {
   using Float = __m256;
   using Int = __m256i;
   using Floats = FloatPair<Avx2>;

@@ -1,12 +1,12 @@
 #if defined(__x86_64__)
 
-#include "numerics/simd_kernels.h"
+#include "numerics/simd_x86.h"
 
 namespace waybill::numerics {
 namespace {
 
 /// Primitives on 512 bits: AVX-512 F, BW, DQ, VL.
-struct Avx512 {
+struct Avx512 : X86<Avx512> {
   using Float = __m512;
   using Int = __m512i;
   using Floats = FloatPair<Avx512>;

@@ -175,13 +175,27 @@ class SimdRow {
   /// which change no lane: a lane is never -0.
   template <class Values>
   [[gnu::always_inline]] static float sum_in_lanes(std::int64_t h, Values values) {
-    static_assert(kBlock == kSumLanes || Isa::kLanes == kSumLanes);
+    static_assert(kSumLanes % kBlock == 0 || Isa::kLanes == kSumLanes);
     alignas(64) float lanes[kSumLanes];
     if constexpr (kBlock == kSumLanes) {
       Floats sums = zeros();
       for_each_block(
           h, [&](std::int64_t i, std::int64_t count) { sums = add(sums, values(i, count)); });
       Order::store_floats(lanes, sums);
+    } else if constexpr (kBlock < kSumLanes) {
+      constexpr std::int64_t kBlocks = kSumLanes / kBlock;
+      Floats sums[kBlocks];
+      for (Floats& sum : sums) sum = zeros();
+      std::int64_t i = 0;
+      for (; i + kSumLanes <= h; i += kSumLanes) {
+        for (std::int64_t b = 0; b < kBlocks; ++b) {
+          sums[b] = add(sums[b], values(i + b * kBlock, kBlock));
+        }
+      }
+      for (std::int64_t b = 0; i < h; i += kBlock, ++b) {
+        sums[b] = add(sums[b], values(i, h - i < kBlock ? h - i : kBlock));
+      }
+      for (std::int64_t b = 0; b < kBlocks; ++b) Order::store_floats(lanes + b * kBlock, sums[b]);
     } else {
       auto sums = Isa::set_float(0.0f);
       for_each_block(h, [&](std::int64_t i, std::int64_t count) {

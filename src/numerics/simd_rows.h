@@ -1,20 +1,11 @@
 #pragma once
 
-// gcc 12's own header passes what it calls an undefined vector and then warns of it.
-#pragma GCC diagnostic push
-#if !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#endif
-#include <immintrin.h>
-#pragma GCC diagnostic pop
-
 #include <cstring>
 
 #include "numerics/kernel_sets.h"
 
-// For x86-64 only. The vector form of the kernels, written once over a class Isa of primitives
-// (kernels_avx2.cc and kernels_avx512.cc define one each and list what it must have). Two rules
+// The vector form of the kernels, written once over a class Isa of primitives (kernels_avx2.cc,
+// kernels_avx512.cc and kernels_neon.cc define one each and list what it must have). Two rules
 // keep instructions of one set out of code that every machine runs: Isa has internal linkage, hence
 // all that is instantiated with it; and nothing here calls an inline function that does not depend
 // on Isa.
@@ -177,24 +168,17 @@ struct Format<Isa, DType::kFloat32> {
   }
   static Raw magnitudes_of_groups(const void* p) {
     alignas(64) Storage magnitudes[2 * Isa::kLanes];
-    const auto* group = static_cast<const __m256i*>(p);
-    for (Storage& magnitude : magnitudes) magnitude = max_of_group(_mm256_loadu_si256(group++));
+    const auto* group = static_cast<const char*>(p);
+    for (Storage& magnitude : magnitudes) {
+      magnitude = Isa::max_of_group(group);
+      group += kCommGroup * sizeof(Storage);
+    }
     return load(magnitudes);
   }
   static FloatPair<Isa> widen(Raw raw) { return raw; }
   static FloatPair<Isa> load_floats(const void* p) { return load(p); }
   static void store(void* p, FloatPair<Isa> v) { Order::store_floats(p, v); }
   static FloatPair<Isa> round(FloatPair<Isa> v) { return v; }
-
- private:
-  /// All sets imply AVX2, and 256 bits are a group.
-  static Storage max_of_group(__m256i group) {
-    const __m256i all = _mm256_and_si256(group, _mm256_set1_epi32(0x7fff'ffff));
-    __m128i m = _mm_max_epu32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
-    m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0x4e));
-    m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0xb1));
-    return static_cast<Storage>(_mm_cvtsi128_si32(m));
-  }
 };
 
 }  // namespace waybill::numerics

@@ -149,7 +149,7 @@ void PoolCore::drop() noexcept {
 }
 
 Result<Pool> Pool::create(std::int64_t bytes, MemoryBudget& budget, bool checked) {
-  auto region = Region::create("the pool of outputs", bytes, budget);
+  auto region = Region::create("the pool of outputs", bytes, budget, kPoolFile);
   if (!region.ok()) {
     return region.status();
   }
@@ -206,6 +206,11 @@ Pool::Usage Pool::usage() const {
   }
   usage.buffers = core_->references_ - 1;
   return usage;
+}
+
+Placement Pool::placement() const {
+  const std::lock_guard lock(core_->mutex_);
+  return core_->region_.placement();
 }
 
 }  // namespace waybill::window

@@ -16,6 +16,9 @@ namespace waybill::window {
 
 class PoolCore;
 
+/// Name of a pool's memory file.
+inline constexpr const char* kPoolFile = "waybill-pool";
+
 /// One buffer of a pool: address space from the pool, of which commit() reserved a first part.
 struct Block {
   PoolCore* core = nullptr;
@@ -55,6 +58,7 @@ class Pool {
     std::int64_t buffers;
   };
   Usage usage() const;
+  Placement placement() const;
   /// Checked mode: buffers found written past their end since the last time.
   std::int64_t take_damaged() noexcept;
 

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -124,6 +125,27 @@ std::int64_t Region::committed_in(std::int64_t offset, std::int64_t bytes) const
   return count;
 }
 
+Placement Region::placement() const {
+  constexpr std::int64_t kPage = 4096;
+  const std::int64_t pages = committed_bytes_ / kPage;
+  const std::int64_t step =
+      std::max<std::int64_t>((pages + kMostPages - 1) / kMostPages, 1) * kPage;
+  std::vector<const std::byte*> sample;
+  sample.reserve(static_cast<std::size_t>(std::min(pages, kMostPages)));
+  std::int64_t next = 0;  // counted in committed bytes
+  std::int64_t before = 0;
+  for (std::size_t word = 0; word < pages_.size(); ++word) {
+    for (std::uint64_t bits = pages_[word]; bits != 0; bits &= bits - 1) {
+      const auto granule = static_cast<std::int64_t>(word) * 64 + std::countr_zero(bits);
+      for (; next < before + kGranule; next += step) {
+        sample.push_back(data_ + granule * kGranule + (next - before));
+      }
+      before += kGranule;
+    }
+  }
+  return placement_of(sample);
+}
+
 Result<int> Region::open_read_only() const {
   const std::string path = "/proc/self/fd/" + std::to_string(fd_);
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -181,7 +203,7 @@ Status Region::commit_run(std::int64_t first, std::int64_t last) {
   }
   // Maps the pages now instead of one fault at a time in the call; older kernels fault later.
   (void)madvise(data_ + first * kGranule, static_cast<std::size_t>(bytes), kPopulateWrite);
-  committed_bytes_ += bytes;
+  count_committed(bytes);
   for (std::int64_t granule = first; granule < last; ++granule) {
     pages_[static_cast<std::size_t>(granule / 64)] |= std::uint64_t{1} << (granule % 64);
   }
@@ -202,7 +224,7 @@ void Region::punch(std::int64_t offset, std::int64_t bytes) noexcept {
   for (std::int64_t granule = first; granule < last; ++granule) {
     pages_[static_cast<std::size_t>(granule / 64)] &= ~(std::uint64_t{1} << (granule % 64));
   }
-  committed_bytes_ -= freed;
+  count_committed(-freed);
   budget_->release(freed);
 }
 

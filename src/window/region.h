@@ -7,6 +7,7 @@
 
 #include "waybill/status.h"
 #include "window/memory_budget.h"
+#include "window/placement.h"
 
 namespace waybill::window {
 
@@ -33,9 +34,14 @@ class Region {
 
   std::byte* data() const noexcept { return data_; }
   std::int64_t size_bytes() const noexcept { return size_bytes_; }
-  std::int64_t committed_bytes() const noexcept { return committed_bytes_; }
+  /// Any thread.
+  std::int64_t committed_bytes() const noexcept {
+    return __atomic_load_n(&committed_bytes_, __ATOMIC_RELAXED);
+  }
   /// Bytes with pages in the granules that [offset, offset+bytes) wholly covers.
   std::int64_t committed_in(std::int64_t offset, std::int64_t bytes) const noexcept;
+  /// The NUMA nodes of what was committed: of all pages, or of kMostPages evenly among them.
+  Placement placement() const;
   /// A new descriptor that can only read, for peers. The caller closes it.
   Result<int> open_read_only() const;
 
@@ -52,6 +58,9 @@ class Region {
     return (pages_[static_cast<std::size_t>(granule / 64)] >> (granule % 64) & 1) != 0;
   }
   Status commit_run(std::int64_t first, std::int64_t last);
+  void count_committed(std::int64_t bytes) noexcept {
+    __atomic_store_n(&committed_bytes_, committed_bytes_ + bytes, __ATOMIC_RELAXED);
+  }
 
   std::string purpose_;
   MemoryBudget* budget_ = nullptr;

@@ -9,8 +9,8 @@ Result<std::unique_ptr<Window>> Window::create(std::int64_t bytes,
                                                MemoryBudget& budget,
                                                const WindowOptions& options) {
   auto control = Region::create("the control page", kControlBytes, budget, kControlFile);
-  auto first = Region::create("the window", bytes, budget);
-  auto second = Region::create("the window", bytes, budget);
+  auto first = Region::create("the window", bytes, budget, kHalfFile);
+  auto second = Region::create("the window", bytes, budget, kHalfFile);
   auto pool = Pool::create(bytes, budget, options.checked);
   for (const Status& status : {control.status(), first.status(), second.status(), pool.status()}) {
     if (!status.ok()) {

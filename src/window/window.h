@@ -15,8 +15,9 @@ namespace waybill::window {
 inline constexpr std::int64_t kControlBytes =
     (static_cast<std::int64_t>(sizeof(ControlPage)) + kGranule - 1) / kGranule * kGranule;
 
-/// Name of the memory file of a control page, by which tools find groups (waybill/inspect.h).
+/// Names of memory files. By that of a control page tools find groups (waybill/inspect.h).
 inline constexpr const char* kControlFile = "waybill-control";
+inline constexpr const char* kHalfFile = "waybill-half";
 
 struct WindowOptions {
   Identity identity;

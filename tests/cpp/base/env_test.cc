@@ -94,6 +94,7 @@ TEST_F(EnvTest, SimdIsOneOfThreeNames) {
   EXPECT_EQ(with("WAYBILL_SIMD", "scalar")->simd, SimdLevel::kScalar);
   EXPECT_EQ(with("WAYBILL_SIMD", "avx2")->simd, SimdLevel::kAvx2);
   EXPECT_EQ(with("WAYBILL_SIMD", "avx512")->simd, SimdLevel::kAvx512);
+  EXPECT_EQ(with("WAYBILL_SIMD", "neon")->simd, SimdLevel::kNeon);
 }
 
 TEST_F(EnvTest, StrictIsOneOfTwoProducts) {
@@ -143,7 +144,7 @@ std::string label_of(const ::testing::TestParamInfo<BadVariable>& info) { return
 constexpr const char* kSeconds = "seconds, at least 0.001";
 constexpr const char* kThreads = "a whole number from 1 to 1024";
 constexpr const char* kBytes = "a number of bytes, a suffix K, M, G or T allowed";
-constexpr const char* kLevels = "scalar, avx2 or avx512";
+constexpr const char* kLevels = "scalar, avx2, avx512 or neon";
 constexpr const char* kMegabytes = "a whole number of MB, at least 1";
 
 INSTANTIATE_TEST_SUITE_P(
@@ -187,6 +188,7 @@ TEST(SimdLevelNames, AreThoseOfTheVariable) {
   EXPECT_STREQ(name_of(SimdLevel::kScalar), "scalar");
   EXPECT_STREQ(name_of(SimdLevel::kAvx2), "avx2");
   EXPECT_STREQ(name_of(SimdLevel::kAvx512), "avx512");
+  EXPECT_STREQ(name_of(SimdLevel::kNeon), "neon");
 }
 
 }  // namespace

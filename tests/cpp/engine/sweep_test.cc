@@ -109,19 +109,36 @@ TEST(Sweep, TwoTpRanks) {
   });
 }
 
-TEST(Sweep, TheCallersFloatingPointModeChangesNothing) {
 #if defined(__SSE__)
-  const unsigned saved = _mm_getcsr();
-  _mm_setcsr(saved | 0xe040);  // flush to zero, denormals are zero, round towards zero
+constexpr std::uint64_t kOddMode = 0xe040;  // flush to zero, denormals are zero, towards zero
+std::uint64_t float_mode() { return _mm_getcsr(); }
+void set_float_mode(std::uint64_t mode) { _mm_setcsr(static_cast<unsigned>(mode)); }
+#elif defined(__aarch64__)
+constexpr std::uint64_t kOddMode = 0x3c0'0000;  // default NaN, flush to zero, towards zero
+std::uint64_t float_mode() {
+  std::uint64_t mode = 0;
+  asm volatile("mrs %0, fpcr" : "=r"(mode));
+  return mode;
+}
+void set_float_mode(std::uint64_t mode) { asm volatile("msr fpcr, %0" : : "r"(mode)); }
+#else
+constexpr std::uint64_t kOddMode = 0;
+std::uint64_t float_mode() { return 0; }
+void set_float_mode(std::uint64_t) {}
+#endif
+
+TEST(Sweep, TheCallersFloatingPointModeChangesNothing) {
+  if (kOddMode == 0) {
+    GTEST_SKIP() << "no such mode";
+  }
+  const std::uint64_t saved = float_mode();
+  set_float_mode(saved | kOddMode);
   ThreadGroup& group = group_of(1, 1);
   for (std::uint64_t seed = 0; seed < 200; ++seed) {
     EXPECT_EQ(testing::run_layer(group.groups()[0], draw_case(seed, 1)), "");
-    EXPECT_EQ(_mm_getcsr() & 0xe040, 0xe040U);
+    EXPECT_EQ(float_mode() & kOddMode, kOddMode);
   }
-  _mm_setcsr(saved);
-#else
-  GTEST_SKIP() << "no such mode";
-#endif
+  set_float_mode(saved);
 }
 
 }  // namespace

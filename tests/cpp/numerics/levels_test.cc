@@ -151,7 +151,7 @@ TEST_P(Levels, QuantiseRowWhereTheMultiplierOverflows) {
 
 INSTANTIATE_TEST_SUITE_P(All,
                          Levels,
-                         ::testing::Values(SimdLevel::kAvx2, SimdLevel::kAvx512),
+                         ::testing::Values(SimdLevel::kAvx2, SimdLevel::kAvx512, SimdLevel::kNeon),
                          [](const auto& test) { return std::string(name_of(test.param)); });
 
 }  // namespace

@@ -12,7 +12,8 @@
 
 namespace waybill::numerics::testing {
 
-inline constexpr SimdLevel kLevels[] = {SimdLevel::kScalar, SimdLevel::kAvx2, SimdLevel::kAvx512};
+inline constexpr SimdLevel kLevels[] = {
+    SimdLevel::kScalar, SimdLevel::kAvx2, SimdLevel::kAvx512, SimdLevel::kNeon};
 inline constexpr DType kRowDTypes[] = {DType::kBFloat16, DType::kFloat16, DType::kFloat32};
 
 /// The levels that this machine runs, without the scalar one.

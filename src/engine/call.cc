@@ -122,7 +122,20 @@ void Call::suspend() {
   session_.busy.store(false, std::memory_order_release);
 }
 
+/// Publishing, pulling and summing, where the phase that begins ends them.
+void Call::count_copying_until(std::chrono::nanoseconds now, Phase next) noexcept {
+  const bool copies = next == Phase::kPublish || next == Phase::kPublishRows ||
+                      next == Phase::kPull || next == Phase::kPullRows;
+  if (copying_since_.count() != 0 && !copies) {
+    session_.copying_ns.fetch_add((now - copying_since_).count(), std::memory_order_relaxed);
+    copying_since_ = std::chrono::nanoseconds{0};
+  } else if (copying_since_.count() == 0 && copies) {
+    copying_since_ = now;
+  }
+}
+
 void Call::count_time_until(std::chrono::nanoseconds now) noexcept {
+  count_copying_until(now, Phase::kIdle);
   if (entered_.count() != 0) {
     session_.in_call_ns.fetch_add((now - entered_).count(), std::memory_order_relaxed);
     entered_ = std::chrono::nanoseconds{0};
@@ -151,8 +164,9 @@ Status Call::wait_half() {
 
 void Call::publish_refusal(const Status& why, std::uint32_t kind) {
   header_.refused = kind;
-  copy_text(header_.refusal_argument, why.info().argument);
-  copy_text(header_.refusal_text, why.message());
+  window::Refusal& refusal = session_.page().refusals[half_];
+  copy_text(refusal.argument, why.info().argument);
+  copy_text(refusal.text, why.message());
   signal();
 }
 
@@ -296,22 +310,21 @@ void Call::update_performance() const {
 Status Call::compare_headers() {
   const auto& headers = session_.scratch().headers;
   std::vector<int> refusing;
-  const window::CallHeader* first = nullptr;
   bool gave_up = false;
   auto& agreements = session_.scratch().agreements;
   agreements.clear();
   for (const window::CallHeader& header : headers) {
     if (header.refused != 0) {
       refusing.push_back(rank_of(static_cast<int>(agreements.size())));
-      first = first == nullptr ? &header : first;
       gave_up = gave_up || header.refused == window::kFailedElsewhere;
     }
     agreements.push_back(header.agreement);
   }
-  if (first == nullptr) {
+  if (refusing.empty()) {
     return contract::compare(checker(), agreements, session_.scratch().members);
   }
-  const std::string why = name_ranks(refusing) + ": " + read_text(first->refusal_text);
+  const window::Refusal& first = session_.peer(refusing.front()).control->refusals[half_];
+  const std::string why = name_ranks(refusing) + ": " + read_text(first.text);
   if (gave_up) {
     return fail(StatusCode::kInvalidState,
                 "expected every rank to go on, got a failure of another group of " + why,
@@ -320,7 +333,7 @@ Status Call::compare_headers() {
   const std::string name = contract::name_of(op_);
   return error(StatusCode::kMismatch,
                name,
-               read_text(first->refusal_argument),
+               read_text(first.argument),
                name + ": expected arguments that every rank accepts, got a refusal of " + why,
                refusing);
 }

@@ -132,6 +132,7 @@ class Call {
   void enter(Phase phase) {
     const auto now = session_.enter(phase, op_);
     entered_ = entered_.count() == 0 ? now : entered_;
+    count_copying_until(now, phase);
   }
 
  private:
@@ -153,12 +154,14 @@ class Call {
   bool still_valid() const;
   void end();
   void count_time_until(std::chrono::nanoseconds now) noexcept;
+  void count_copying_until(std::chrono::nanoseconds now, Phase next) noexcept;
 
   Session& session_;
   contract::Operator op_;
   std::chrono::milliseconds timeout_;
   std::optional<TensorView> performance_info_;
-  std::chrono::nanoseconds entered_{0};  ///< its first phase since begin or resume; 0 between
+  std::chrono::nanoseconds entered_{0};        ///< its first phase since begin or resume; 0 between
+  std::chrono::nanoseconds copying_since_{0};  ///< 0 where it does not copy
   window::Stamp stamp_ = 0;
   std::size_t half_ = 0;
   bool begun_ = false;

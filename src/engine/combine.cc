@@ -9,7 +9,6 @@
 
 #include "engine/combine_sum.h"
 #include "engine/row_source.h"
-#include "engine/stopwatch.h"
 #include "numerics/float_mode.h"
 #include "numerics/kernels.h"
 
@@ -40,7 +39,6 @@ Result<CombineOutputs> Combine::complete() {
   const numerics::DefaultFloatMode float_mode;
   Status status = call_.gather();
   if (status.ok()) {
-    const Stopwatch watch;
     status = locate();
     if (status.ok()) {
       status = sum();
@@ -48,7 +46,6 @@ Result<CombineOutputs> Combine::complete() {
     if (status.ok() && session_.options().checked) {
       verify_rows();
     }
-    copy_us_ += watch.microseconds();
     status = status.ok() ? call_.finish() : call_.abandon(status);
   }
   if (tp_.exists() && call_.has_failed()) {
@@ -151,7 +148,6 @@ Status Combine::publish() {
   if (!half.ok()) {
     return half.status();
   }
-  const Stopwatch watch;
   publish_places(*half, layout);
   call_.enter(Phase::kPublishRows);
   if (tp_.exists()) {
@@ -159,7 +155,6 @@ Status Combine::publish() {
   } else if (!in_place_) {
     copy_rows(*half, layout);
   }
-  copy_us_ += watch.microseconds();
   call_.published_rows(
       in_place_ ? static_cast<const std::byte*>(args_.expand_x.data) : *half + layout.rows.offset,
       row_bytes());
@@ -270,7 +265,6 @@ void Combine::count() {
   const std::lock_guard lock(session_.stats_mutex);
   GroupStats& stats = session_.counted;
   stats.completed = session_.number;
-  stats.copy_total_us += copy_us_;
   const std::int64_t bytes = row_bytes() + scales_bytes();
   if (in_place_) {
     stats.rows_in_place += shape_.rows;

@@ -100,7 +100,6 @@ class Combine {
   std::int64_t form_ = contract::kFormTriples;  ///< of the call, known when all have arrived
   bool in_place_ = false;
   bool tp_in_place_ = false;
-  std::int64_t copy_us_ = 0;
   CombineOutputs outputs_;
 };
 

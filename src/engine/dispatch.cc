@@ -10,7 +10,6 @@
 #include "engine/dispatch_publish.h"
 #include "engine/recheck.h"
 #include "engine/row_pull.h"
-#include "engine/stopwatch.h"
 #include "numerics/float_mode.h"
 #include "window/layout.h"
 
@@ -57,13 +56,11 @@ Result<DispatchResult> Dispatch::complete() {
 
 Status Dispatch::exchange() {
   WAYBILL_RETURN_IF_ERROR(call_.gather());
-  const Stopwatch watch;
   for (Status (Dispatch::*step)() : {&Dispatch::plan, &Dispatch::allocate, &Dispatch::pull}) {
     if (Status status = (this->*step)(); !status.ok()) {
       return call_.abandon(status);
     }
   }
-  copy_us_ += watch.microseconds();
   return call_.finish();
 }
 
@@ -118,9 +115,7 @@ Status Dispatch::publish() {
   if (!half.ok()) {
     return half.status();
   }
-  const Stopwatch watch;
   publish_dispatch(session_, args_, shape_, call_.header(), *half);
-  copy_us_ = watch.microseconds();
   call_.published_rows(*half + layout.rows.offset, shape_.row_bytes());
   call_.signal();
   return {};
@@ -284,7 +279,6 @@ void Dispatch::count() {
   const std::lock_guard lock(session_.stats_mutex);
   GroupStats& stats = session_.counted;
   stats.completed = session_.number;
-  stats.copy_total_us += copy_us_;
   stats.bytes_published += call_.header().num_rows * shape_.row_bytes();
   stats.bytes_copied += result_.rows * shape_.row_bytes();
   for (const routing::Cell& cell : scratch().cells) {

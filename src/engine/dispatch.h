@@ -70,7 +70,6 @@ class Dispatch {
   TpExchange tp_;
   contract::DispatchShape shape_;
   routing::Grid<std::int32_t> ids_;
-  std::int64_t copy_us_ = 0;
   DispatchResult result_;
 };
 

@@ -7,7 +7,6 @@
 
 #include "engine/dispatch.h"
 #include "engine/dispatch_publish.h"
-#include "engine/stopwatch.h"
 #include "window/layout.h"
 
 namespace waybill::engine {
@@ -18,10 +17,8 @@ Status Dispatch::exchange_tp() {
   Call& call = tp_.call();
   WAYBILL_RETURN_IF_ERROR(publish_tp());
   WAYBILL_RETURN_IF_ERROR(call.gather());
-  const Stopwatch watch;
   Status status = append_peer();
   Status ended = status.ok() ? call.finish() : call.abandon(status);
-  copy_us_ += watch.microseconds();
   // The caller may write to expand_x as soon as it has it.
   if (!call.has_failed()) {
     WAYBILL_RETURN_IF_ERROR(call.wait_readers({tp_.peer()}));

@@ -258,6 +258,7 @@ GroupStats Session::stats() const {
     stats = counted;
   }
   stats.in_call_total_ns = in_call_ns.load(std::memory_order_relaxed);
+  stats.copy_total_us = copying_ns.load(std::memory_order_relaxed) / 1000;
   stats.rejoining = transport_->newcomers();
   for (const window::Region& half : window_->halves) {
     stats.window_bytes += half.committed_bytes();

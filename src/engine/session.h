@@ -155,6 +155,7 @@ class Session {
   std::unique_ptr<OpenSetup> open_setup;
   std::atomic<bool> busy{false};            ///< a call is running
   std::atomic<std::int64_t> in_call_ns{0};  ///< GroupStats::in_call_total_ns
+  std::atomic<std::int64_t> copying_ns{0};  ///< GroupStats::copy_total_us
 
   // Counted by calls; guarded by stats_mutex.
   mutable std::mutex stats_mutex;

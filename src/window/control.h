@@ -20,12 +20,11 @@ inline constexpr std::uint32_t kRefusedArguments = 1;
 inline constexpr std::uint32_t kFailedElsewhere = 2;
 
 /// What a rank publishes of one call: its arguments and the sizes of what lies in its half, from
-/// which every reader computes the same layout. Or its refusal.
+/// which every reader computes the same layout. Or that it is refused.
 struct CallHeader {
-  Stamp stamp = 0;  ///< epoch and number of the call
-  std::uint32_t refused =
-      0;  ///< kRefusedArguments or kFailedElsewhere: no data, only the text below
-  std::uint32_t weighted = 0;       ///< dispatch: expert_scales are published
+  Stamp stamp = 0;             ///< epoch and number of the call
+  std::uint32_t refused = 0;   ///< kRefusedArguments or kFailedElsewhere: no data, only a Refusal
+  std::uint32_t weighted = 0;  ///< dispatch: expert_scales are published
   std::uint32_t exceeds_share = 0;  ///< dispatch: some rank gets more than maxBS*min(L,K) rows
   std::uint32_t in_pool = 0;        ///< combine: the rows lie in the pool, not in the half
   std::int64_t bs = 0;
@@ -36,10 +35,14 @@ struct CallHeader {
   std::int64_t checked_end = -1;   ///< checked mode: end of the layout, else -1
   std::int64_t has_checksums = 0;  ///< checked mode: of the rows
   contract::Agreement agreement;
-  std::array<char, kRefusalNameBytes> refusal_argument{};
-  std::array<char, kRefusalTextBytes> refusal_text{};
 };
 static_assert(std::is_trivially_copyable_v<CallHeader>);
+
+/// Why a header is refused. Apart from it: every call moves the header from core to core.
+struct Refusal {
+  std::array<char, kRefusalNameBytes> argument{};
+  std::array<char, kRefusalTextBytes> text{};
+};
 
 /// Largest group; bounds the list of a reset.
 inline constexpr int kMaxRanks = 1024;
@@ -79,6 +82,7 @@ struct ControlPage {
   Word streaming_bytes;  ///< what this rank measured (engine/store_choice.h), or 0
   ResetPosts reset;
   alignas(64) std::array<CallHeader, 2> headers;
+  alignas(64) std::array<Refusal, 2> refusals;
 };
 static_assert(std::is_standard_layout_v<ControlPage>);
 

@@ -151,7 +151,7 @@ void ForgedGroup::publish() {
       std::memset(bytes, 0, size);
       header.num_entries = header.num_rows = header.num_active = 0;
     }
-    change_header(header, peer->window_bytes);
+    change_header(header, peer->control->refusals[half], peer->window_bytes);
     change_half(*peer, half);
     if (draw_.seldom()) {
       window::Word* words[] = {&peer->control->left,
@@ -220,7 +220,9 @@ std::int64_t ForgedGroup::value_near(std::int64_t old) {
   }
 }
 
-void ForgedGroup::change_header(CallHeader& header, std::int64_t window_bytes) {
+void ForgedGroup::change_header(CallHeader& header,
+                                window::Refusal& refusal,
+                                std::int64_t window_bytes) {
   std::int64_t* const numbers[] = {
       &header.bs, &header.num_entries, &header.num_active, &header.num_rows, &header.pool_offset};
   std::uint32_t* const flags[] = {
@@ -252,10 +254,8 @@ void ForgedGroup::change_header(CallHeader& header, std::int64_t window_bytes) {
         break;
       }
       default:
-        std::memset(header.refusal_text.data(),
-                    static_cast<int>(draw_.in(0, 255)),
-                    header.refusal_text.size());
-        std::memset(header.refusal_argument.data(), 'x', header.refusal_argument.size());
+        std::memset(refusal.text.data(), static_cast<int>(draw_.in(0, 255)), refusal.text.size());
+        std::memset(refusal.argument.data(), 'x', refusal.argument.size());
         header.stamp += draw_.seldom() ? 1 : 0;
     }
   }

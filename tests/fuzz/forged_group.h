@@ -60,7 +60,9 @@ class ForgedGroup {
   void on_phase(Phase phase);
   void post_words();
   void publish();
-  void change_header(window::CallHeader& header, std::int64_t window_bytes);
+  void change_header(window::CallHeader& header,
+                     window::Refusal& refusal,
+                     std::int64_t window_bytes);
   void change_half(ForgedPeer& peer, std::size_t half);
   void write_returns(int member, bool all, window::CallHeader& header, std::byte* half);
   std::int64_t value_near(std::int64_t old);

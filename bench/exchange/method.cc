@@ -4,6 +4,27 @@
 
 namespace waybill::bench {
 
+namespace {
+
+class Yield : public Method {
+ public:
+  explicit Yield(const Workload& workload) : Method(kYield), board_(workload.board()) {}
+  bool has_combine() const override { return false; }
+  void dispatch() override { board_.barrier(Patience::kAwake); }
+  void experts() override {}
+  std::string check_dispatch(bool) const override { return ""; }
+  std::string check_combine(bool) const override { return ""; }
+
+ private:
+  const SharedBoard& board_;
+};
+
+}  // namespace
+
+std::unique_ptr<Method> make_yield(const Workload& workload) {
+  return std::make_unique<Yield>(workload);
+}
+
 std::vector<std::unique_ptr<Method>> make_methods(const Workload& workload,
                                                   Groups& groups,
                                                   const std::vector<std::string>& names) {
@@ -11,6 +32,10 @@ std::vector<std::unique_ptr<Method>> make_methods(const Workload& workload,
   methods.push_back(make_copy(workload, numerics::StoreKind::kOrdinary));
   methods.push_back(make_copy(workload, numerics::StoreKind::kStreaming));
   for (const std::string& name : names) {
+    if (name == kYield) {
+      methods.push_back(make_yield(workload));
+      continue;
+    }
     if (name != "mpi") {
       methods.push_back(make_waybill(workload, groups, name));
       continue;

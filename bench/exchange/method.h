@@ -56,6 +56,10 @@ std::vector<std::unique_ptr<Method>> make_methods(const Workload& workload,
 inline constexpr const char* kCopy = "copy";
 inline constexpr const char* kCopyStreaming = "copy-streaming";
 
+/// A barrier of all ranks that yields: what waiting costs at least where ranks share cores.
+inline constexpr const char* kYield = "yield";
+std::unique_ptr<Method> make_yield(const Workload& workload);
+
 std::unique_ptr<Method> make_copy(const Workload& workload, numerics::StoreKind kind);
 std::unique_ptr<Method> make_waybill(const Workload& workload,
                                      Groups& groups,

@@ -97,7 +97,7 @@ Plan read_plan(int argc, char** argv) {
   app.add_option("--methods",
                  methods,
                  "beside the plain copy: waybill, private, int8, smooth, comm8, norm, pair, mask, "
-                 "elastic, const1, const2, checked, threads2, threads4, mpi");
+                 "elastic, const1, const2, checked, threads2, threads4, mpi, yield (a barrier)");
   app.add_option("--seconds", plan.effort.seconds, "for each case");
   app.add_option("--rounds", plan.effort.most_rounds, "at most, for each case");
   app.add_option("--warm-up", plan.effort.warm_up, "rounds that do not count");

@@ -57,6 +57,7 @@ struct Agreement {
   std::int64_t operator[](Agreed field) const noexcept {
     return values[static_cast<std::size_t>(field)];
   }
+  bool operator==(const Agreement&) const noexcept = default;
 };
 
 void set_elastic(Agreement& values, const Elastic& elastic);

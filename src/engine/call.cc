@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/errors.h"
+#include "base/published.h"
 #include "engine/whereabouts.h"
 
 namespace waybill::engine {
@@ -272,6 +273,9 @@ Status Call::gather() {
   }
   auto& headers = session_.scratch().headers;
   headers.resize(session_.scratch().members.size());
+  for (const int rank : session_.scratch().members) {
+    fetch_ahead(&session_.peer(rank).control->headers[half_], sizeof(window::CallHeader));
+  }
   for (int i = 0; i < num_members(); ++i) {
     if (!copy_header(rank_of(i), headers[static_cast<std::size_t>(i)])) {
       return fail(StatusCode::kInvalidState,
@@ -309,6 +313,11 @@ void Call::update_performance() const {
 
 Status Call::compare_headers() {
   const auto& headers = session_.scratch().headers;
+  if (std::all_of(headers.begin(), headers.end(), [this](const window::CallHeader& header) {
+        return header.refused == 0 && header.agreement == header_.agreement;
+      })) {
+    return {};
+  }
   std::vector<int> refusing;
   bool gave_up = false;
   auto& agreements = session_.scratch().agreements;

@@ -57,6 +57,12 @@ class Combine {
   std::int64_t row_bytes() const noexcept;
   std::int64_t scales_bytes() const noexcept;
   window::CombineLayout layout_of(const window::CallHeader& header, int member) const noexcept;
+  /// The same, once located.
+  const window::CombineLayout& layout_of(int member) const noexcept {
+    return session_.scratch().combine_layouts[static_cast<std::size_t>(member)];
+  }
+  const std::int32_t* owner_offsets_of(int r) const;
+  const window::ReturnEntry* entries_of(int r) const;
 
   Status check();
   Status check_own_tokens(contract::Operator op);

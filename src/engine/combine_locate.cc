@@ -19,8 +19,11 @@ Status Combine::locate() {
   scratch().received_rows.assign(static_cast<std::size_t>(num_ranks()), 0);
   scratch().returns.clear();
   form_ = contract::kFormTriples;
+  auto& layouts = scratch().combine_layouts;
+  layouts.clear();
   for (int r = 0; r < num_ranks(); ++r) {
     const CallHeader& header = call_.header_of(r);
+    layouts.push_back(layout_of(header, r));
     if (!is_sane(header, r)) {
       return corrupt(r);
     }
@@ -40,6 +43,9 @@ Status Combine::locate() {
     return locate_by_occurrence();
   }
   for (int r = 0; r < num_ranks(); ++r) {
+    fetch_ahead(entries_of(r) + read_once(owner_offsets_of(r)[shape_.topology.rank]), 1);
+  }
+  for (int r = 0; r < num_ranks(); ++r) {
     WAYBILL_RETURN_IF_ERROR(locate_listed(r));
   }
   return check_complete();
@@ -49,12 +55,21 @@ Status Combine::corrupt(int r) const {
   return call_.corrupt("rank " + std::to_string(call_.rank_of(r)));
 }
 
+const std::int32_t* Combine::owner_offsets_of(int r) const {
+  const window::Section& section = layout_of(r).owner_offsets;
+  return reinterpret_cast<const std::int32_t*>(call_.half_of(r) + section.offset);
+}
+
+const ReturnEntry* Combine::entries_of(int r) const {
+  return reinterpret_cast<const ReturnEntry*>(call_.half_of(r) + layout_of(r).entries.offset);
+}
+
 bool Combine::is_sane(const CallHeader& header, int r) const {
+  const std::int64_t end = layout_of(r).end;
   const std::int64_t bytes = call_.peer_of(r).window_bytes;
   const std::int64_t most = bytes / std::max<std::int64_t>(row_bytes(), sizeof(ReturnEntry));
   return header.num_entries >= 0 && header.num_entries <= most &&
-         header.num_rows == header.num_entries && layout_of(header, r).end <= bytes &&
-         call_.ends_at(r, layout_of(header, r).end) &&
+         header.num_rows == header.num_entries && end <= bytes && call_.ends_at(r, end) &&
          (header.in_pool == 0 || (!shape_.quantised && header.pool_offset >= 0 &&
                                   header.pool_offset <= bytes - header.num_rows * row_bytes()));
 }
@@ -67,8 +82,9 @@ bool Combine::expects(std::int64_t token, std::int64_t slot) const {
 /// Where the rows of member r begin.
 void Combine::note_source(int r) {
   const CallHeader& header = call_.header_of(r);
-  const CombineLayout layout = layout_of(header, r);
+  const CombineLayout& layout = layout_of(r);
   const std::byte* half = call_.half_of(r);
+  fetch_ahead(owner_offsets_of(r) + shape_.topology.rank, 8);
   const std::byte* rows =
       header.in_pool != 0 ? call_.peer_of(r).pool + header.pool_offset : half + layout.rows.offset;
   scratch().returns.push_back({rows,
@@ -92,16 +108,14 @@ Status Combine::locate_listed(int r) {
   if (header.agreement[contract::Agreed::kForm] != contract::kFormTriples) {
     return {};  // a rank that returns nothing
   }
-  const CombineLayout layout = layout_of(header, r);
-  const std::byte* half = call_.half_of(r);
-  const auto* offsets = reinterpret_cast<const std::int32_t*>(half + layout.owner_offsets.offset);
+  const std::int32_t* offsets = owner_offsets_of(r);
   const std::int64_t begin = read_once(offsets[shape_.topology.rank]);
   const std::int64_t end = read_once(offsets[shape_.topology.rank + 1]);
   if (begin < 0 || begin > end || end > header.num_entries) {
     return corrupt(r);
   }
   scratch().received_rows[static_cast<std::size_t>(r)] = end - begin;
-  const auto* entries = reinterpret_cast<const ReturnEntry*>(half + layout.entries.offset);
+  const ReturnEntry* entries = entries_of(r);
   for (std::int64_t i = begin; i < end; ++i) {
     const ReturnEntry entry = {
         read_once(entries[i].row), read_once(entries[i].token), read_once(entries[i].slot)};

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/errors.h"
+#include "base/published.h"
 #include "engine/dispatch_publish.h"
 #include "engine/recheck.h"
 #include "engine/row_pull.h"
@@ -123,37 +124,48 @@ Status Dispatch::publish() {
 
 /// Computes where every row comes from; refuses headers that cannot be.
 Status Dispatch::plan() {
-  auto& sources = scratch().sources;
-  sources.assign(static_cast<std::size_t>(num_ranks()), {});
   bool exceeds = false;
+  auto& layouts = scratch().dispatch_layouts;
+  layouts.clear();
   for (int r = 0; r < num_ranks(); ++r) {
     const CallHeader& header = call_.header_of(r);
+    layouts.push_back(dispatch_layout(shape_, header));
     if (!is_sane(header, r)) {
       return corrupt(r);
     }
-    const DispatchLayout layout = dispatch_layout(shape_, header);
-    sources[static_cast<std::size_t>(r)] = {
-        at<std::int32_t>(call_.half_of(r), layout.expert_offsets),
-        header.num_entries,
-        header.num_active};
     exceeds = exceeds || header.exceeds_share != 0;
   }
+  find_sources();
   if (exceeds || shape_.elastic.scaled) {
     WAYBILL_RETURN_IF_ERROR(check_capacity());
   }
-  if (!routing::plan_receive(shape_.topology, sources, scratch().cells)) {
+  if (!routing::plan_receive(shape_.topology, scratch().sources, scratch().cells)) {
     return corrupt(-1);
   }
   result_.rows = routing::num_rows(scratch().cells);
   return result_.rows > shape_.rows_capacity ? corrupt(-1) : Status();
 }
 
+void Dispatch::find_sources() {
+  const contract::Topology& topology = shape_.topology;
+  const std::int64_t first =
+      topology.is_shared(topology.rank) ? 0 : topology.first_expert(topology.rank);
+  auto& sources = scratch().sources;
+  sources.clear();
+  for (int r = 0; r < num_ranks(); ++r) {
+    const CallHeader& header = call_.header_of(r);
+    const auto* offsets = at<std::int32_t>(call_.half_of(r), layout_of(r).expert_offsets);
+    fetch_ahead(offsets + first, 4 * (shape_.local_experts() + 1));
+    sources.push_back({offsets, header.num_entries, header.num_active});
+  }
+}
+
 bool Dispatch::is_sane(const CallHeader& header, int r) const {
+  const std::int64_t end = layout_of(r).end;
   return header.bs >= 0 && header.bs <= shape_.max_bs() && header.num_entries >= 0 &&
          header.num_entries <= header.bs * shape_.k && header.num_active >= 0 &&
          header.num_active <= header.bs && header.num_rows == rows_published(shape_, header) &&
-         dispatch_layout(shape_, header).end <= call_.peer_of(r).window_bytes &&
-         call_.ends_at(r, dispatch_layout(shape_, header).end);
+         end <= call_.peer_of(r).window_bytes && call_.ends_at(r, end);
 }
 
 Status Dispatch::corrupt(int r) const {
@@ -165,12 +177,10 @@ Status Dispatch::check_capacity() {
   for (int target = 0; target < num_ranks(); ++target) {
     std::int64_t total = 0;
     for (int r = 0; r < num_ranks(); ++r) {
-      const CallHeader& header = call_.header_of(r);
       if (shape_.topology.is_shared(target)) {
-        total += shape_.topology.sends_to_shared(r, target) ? header.num_active : 0;
+        total += shape_.topology.sends_to_shared(r, target) ? call_.header_of(r).num_active : 0;
       } else {
-        total +=
-            at<std::int32_t>(call_.half_of(r), dispatch_layout(shape_, header).rows_to)[target];
+        total += at<std::int32_t>(call_.half_of(r), layout_of(r).rows_to)[target];
       }
     }
     const std::int64_t capacity = shape_.capacity_of(target, shape_.k);

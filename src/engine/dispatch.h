@@ -49,6 +49,10 @@ class Dispatch {
   // complete()
   Status exchange();
   Status plan();
+  void find_sources();
+  const window::DispatchLayout& layout_of(int r) const noexcept {
+    return session_.scratch().dispatch_layouts[static_cast<std::size_t>(r)];
+  }
   bool is_sane(const window::CallHeader& header, int r) const;
   Status corrupt(int r) const;
   Status check_capacity();

@@ -39,6 +39,11 @@ RowPull::RowPull(const Call& call,
   for (int member = 0; member < num_members_; ++member) {
     most_tokens_ = std::max(most_tokens_, call.header_of(member).bs);
   }
+  for (const routing::Cell& run : session.scratch().cells) {
+    if (run.num_rows > 0) {
+      fetch_ahead(source_of(run.source).entries + run.first_entry, 1);
+    }
+  }
 }
 
 std::int64_t RowPull::num_items() const noexcept { return num_members_ * most_tokens_; }
@@ -71,7 +76,8 @@ std::int64_t RowPull::run(std::int64_t begin, std::int64_t end) const {
 RowPull::Source RowPull::source_of(int member) const {
   const CallHeader& header = call_.header_of(member);
   const std::byte* half = call_.half_of(member);
-  const window::DispatchLayout layout = dispatch_layout(shape_, header);
+  const window::DispatchLayout& layout =
+      session_.scratch().dispatch_layouts[static_cast<std::size_t>(member)];
   return {member,
           header.bs,
           header.num_entries,

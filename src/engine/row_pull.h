@@ -41,7 +41,7 @@ class RowPull {
     std::int64_t num_entries;
     std::int64_t num_active;
     const std::byte* half;
-    window::DispatchLayout layout;
+    const window::DispatchLayout& layout;
     const std::int32_t* entries;
   };
   /// What an entry means.

@@ -19,6 +19,7 @@
 #include "transport/transport.h"
 #include "waybill/group.h"
 #include "window/control.h"
+#include "window/layout.h"
 #include "window/window.h"
 
 namespace waybill::engine {
@@ -53,6 +54,8 @@ struct Scratch {
   std::vector<int> readers;
   routing::SendCounts counts;
   std::vector<std::int32_t> cursor;
+  std::vector<window::DispatchLayout> dispatch_layouts;  ///< a member each
+  std::vector<window::CombineLayout> combine_layouts;    ///< a member each
   std::vector<routing::SourceRouting> sources;
   std::vector<routing::Cell> cells;
   std::vector<std::int32_t> owner_offsets;  ///< combine: rows of this rank by their owner

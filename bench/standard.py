@@ -25,24 +25,42 @@ FOLDER = ROOT / "docs" / "benchmarks"
 BUILD = ROOT / "build" / "release" / "bench"
 LIBRARY = BUILD / "exchange" / "waybill-bench"
 STAGES = BUILD / "stages" / "waybill-stages"
-SECONDS = 240  # a program may take; more is a failure
+SECONDS = 280  # a program may take; more is a failure
 TITLES = {
     "exchange": "The C++ library",
     "operators": "The PyTorch operators",
+    "sizes": "The PyTorch operators, other sizes",
     "stages": "Stages",
 }
+SIZES = "--ranks 2,8 --bs 8,64,128,512"
+ROUNDS = "--rounds 40 --case-seconds 15 --overhead also"
+OTHER_ROUNDS = "--ranks 2 --bs 64 --rounds 30 --case-seconds 3"
+OTHER_SIZES = {
+    "sizes-hidden": "--hidden 1024,2048,4096,7168",
+    "sizes-topk": "--topk 1,2,4,8",
+    "sizes-experts": "--experts-per-rank 4,8,16,32",
+}
+"""One size varies, the others are those of the default."""
 
 
 def commands(folder: Path, python: str = sys.executable) -> dict[str, list[str]]:
     """What is run, by the name of the file that it writes."""
-    sizes = ["--ranks", "2,8", "--bs", "8,64,128,512"]
+    sizes = SIZES.split()
+    bench = [python, "-m", "waybill", "bench"]
     found = {}
     if LIBRARY.exists():
-        found["exchange"] = [str(LIBRARY), *sizes, "--json", str(folder / "exchange.json")]
+        found["exchange"] = [str(LIBRARY), *sizes]
     found["operators"] = [
-        *(python, "-m", "waybill", "bench", *sizes, "--rounds", "10", "--overhead", "also"),
-        *("--json", str(folder / "operators.json")),
+        *(*bench, *sizes),
+        *ROUNDS.split(),
     ]
+    for name, options in OTHER_SIZES.items():
+        found[name] = [
+            *(*bench, *options.split()),
+            *OTHER_ROUNDS.split(),
+        ]
+    for name, command in found.items():
+        command += ["--json", str(folder / f"{name}.json")]
     if STAGES.exists():
         found["stages"] = [
             *(str(STAGES), "--benchmark_format=json", "--benchmark_min_time=0.02"),
@@ -51,14 +69,31 @@ def commands(folder: Path, python: str = sys.executable) -> dict[str, list[str]]
     return found
 
 
+def merge_sizes(folder: Path) -> None:
+    """One file of those that vary one size each."""
+    parts = [folder / f"{name}.json" for name in OTHER_SIZES]
+    found = [json.loads(part.read_text()) for part in parts if part.exists()]
+    if not found:
+        return
+    records = {
+        json.dumps([record.get(key) for key in (*tables.CASE_KEYS, "method", "phase")]): record
+        for document in found
+        for record in document["records"]
+    }
+    merged = {**found[0], "records": list(records.values())}
+    (folder / "sizes.json").write_text(json.dumps(merged, indent=1) + "\n")
+    for part in parts:
+        part.unlink(missing_ok=True)
+
+
 def run_all(folder: Path) -> int:
     """How many programs failed."""
     failed = 0
     chosen = commands(folder)
-    for name in TITLES:
+    for name in ("exchange", "stages"):
         if name not in chosen:
             print(f"{name}: its program is not built: left out", flush=True)
-            continue
+    for name in chosen:
         print("+", " ".join(chosen[name]), flush=True)
         begin = time.monotonic()
         # Google Benchmark prints to stdout what it also writes to the file.
@@ -114,6 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder: Path = arguments.folder
     folder.mkdir(parents=True, exist_ok=True)
     failed = 0 if arguments.tables_only else run_all(folder)
+    merge_sizes(folder)
     if (folder / "stages.json").exists():
         clean_stages(folder / "stages.json")
     print(write_tables(folder))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -13,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from . import machine, overhead, tables
-from .measure import WARM_UP, measure
+from .measure import WARM_UP, Effort, measure
 from .methods import NAMES
 from .ranks import RankFailed, is_pinned
 from .settings import DTYPES, Case, numbers, sweep, words
@@ -40,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(option, dest=name, default=default, help=f"{text} ({default})")
     parser.add_argument("--rounds", type=int, default=30, help="that count (30)")
     parser.add_argument("--warm-up", type=int, default=WARM_UP, help=f"rounds before ({WARM_UP})")
+    parser.add_argument(
+        "--case-seconds", type=float, default=math.inf, help="fewer rounds where they take longer"
+    )
     parser.add_argument("--methods", default=",".join(NAMES), help=f"of {','.join(NAMES)}")
     parser.add_argument(
         "--overhead",
@@ -111,10 +115,11 @@ def _measure_all(
     cases: Sequence[Case], methods: tuple[str, ...], arguments: argparse.Namespace, console: Console
 ) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
+    effort = Effort(arguments.rounds, arguments.warm_up, arguments.case_seconds)
     for number, case in enumerate(cases, 1):
         if console.is_terminal:
             console.print(f"{number}/{len(cases)}: {case.ranks} ranks, BS {case.bs}", style="dim")
-        records += measure(case, methods, arguments.rounds, arguments.warm_up)
+        records += measure(case, methods, effort)
     return records
 
 

@@ -16,9 +16,9 @@ def describe() -> dict[str, Any]:
     return {
         "model": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
-        "l2_bytes": _sysconf("SC_LEVEL2_CACHE_SIZE"),
-        "l3_bytes": _sysconf("SC_LEVEL3_CACHE_SIZE"),
-        "memory_bytes": _sysconf("SC_PAGE_SIZE") * _sysconf("SC_PHYS_PAGES"),
+        "l2_bytes": _cache_bytes(2),
+        "l3_bytes": _cache_bytes(3),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "kernel": platform.release(),
         "simd": str(_library.machine()["simd"]),
         "waybill": __version__,
@@ -33,9 +33,13 @@ def _cpu_model() -> str:
     return platform.machine()
 
 
-def _sysconf(name: str) -> int:
-    """0 where the system does not know."""
-    try:
-        return max(os.sysconf(name), 0)
-    except (ValueError, OSError):
-        return 0
+def _cache_bytes(level: int) -> int:
+    """One cache of this level; 0 where the system does not say."""
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            if int((folder / "level").read_text()) == level:
+                size = (folder / "size").read_text().strip()
+                return int(size.removesuffix("K")) * 1024
+        except (OSError, ValueError):
+            continue
+    return 0

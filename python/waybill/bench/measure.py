@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import time
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy
@@ -20,31 +21,54 @@ from .routing import shown
 from .settings import PHASES, Case
 
 WARM_UP = 5
+LEAST_WARM_UP = 2
+LEAST_ROUNDS = 5
+CHECK_ROWS_EVERY = 5  # rounds; sums are checked in every one
+STOP = -2
 
 Times = dict[str, "numpy.ndarray"]
 """Of each method (rounds, phases, ranks, 2): begin and end, nanoseconds; 0 without the phase."""
 
 
-def measure(
-    case: Case, names: tuple[str, ...], rounds: int, warm_up: int = WARM_UP
-) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Effort:
+    """How long a case is measured: no more rounds than `rounds`, no longer than `seconds`.
+
+    But LEAST_WARM_UP and LEAST_ROUNDS in any case.
+    """
+
+    rounds: int
+    warm_up: int = WARM_UP
+    seconds: float = math.inf
+
+    def next_round(self, turn: int, round_number: int, elapsed: float) -> int:
+        """After `turn` turns, the last of them `round_number` (-1: to warm up); or STOP."""
+        if round_number < 0:
+            tired = turn >= LEAST_WARM_UP and elapsed > self.seconds / 3
+            return 0 if turn >= self.warm_up or tired else -1
+        done = round_number + 1
+        tired = done >= LEAST_ROUNDS and elapsed > self.seconds
+        return STOP if done >= self.rounds or tired else done
+
+
+def measure(case: Case, names: tuple[str, ...], effort: Effort) -> list[dict[str, Any]]:
     """The records of one case."""
-    turns = warm_up + rounds
-    times_of_rank = turns * len(names) * len(PHASES) * 2
+    times_of_rank = effort.rounds * len(names) * len(PHASES) * 2
     row_bytes = case.hidden * case.torch_dtype.itemsize
     board = Board(case.ranks, times_of_rank, case.ranks * case.bs * row_bytes)
-    done = run_ranks(case.ranks, _run_rank, (case, names, turns), threads=case.threads, board=board)
-    shape = (case.ranks, turns, len(names), len(PHASES), 2)
-    by_rank = board.times.reshape(shape)[:, warm_up:]
-    times = {
-        name: by_rank[:, :, names.index(name)].transpose(1, 2, 0, 3)
-        for name in done[0]  # those that ran
-    }
+    done, rounds = run_ranks(
+        case.ranks, _run_rank, (case, names, effort), threads=case.threads, board=board
+    )[0]
+    shape = (case.ranks, effort.rounds, len(names), len(PHASES), 2)
+    by_rank = board.times.reshape(shape)[:, :rounds]
+    times = {name: by_rank[:, :, names.index(name)].transpose(1, 2, 0, 3) for name in done}
     return make_records(case, times)
 
 
-def _run_rank(own: RankContext, case: Case, names: tuple[str, ...], turns: int) -> list[str]:
-    """Writes times to the board; the methods that ran."""
+def _run_rank(
+    own: RankContext, case: Case, names: tuple[str, ...], effort: Effort
+) -> tuple[list[str], int]:
+    """Writes times to the board; the methods that ran, and the rounds."""
     layer = Layer(case, own.rank, own.board.payload)
     if "gloo" in names:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
@@ -58,9 +82,11 @@ def _run_rank(own: RankContext, case: Case, names: tuple[str, ...], turns: int) 
     own.meet()  # every rank's rows are there
     methods = make_methods(own, layer, names)
     own.pin()  # after connecting: a group counts the cores that its process may run on
-    times = own.board.times[own.rank].reshape(turns, len(names), len(PHASES), 2)
+    times = own.board.times[own.rank].reshape(effort.rounds, len(names), len(PHASES), 2)
     order = list(methods)
-    for turn in range(turns):
+    turn, round_number, rounds = 0, -1, 0
+    begun = time.monotonic()
+    while round_number != STOP:
         for name in order[turn % len(order) :] + order[: turn % len(order)]:
             method = methods[name]
             for number, phase in enumerate(PHASES):
@@ -71,16 +97,27 @@ def _run_rank(own: RankContext, case: Case, names: tuple[str, ...], turns: int) 
                 begin = time.monotonic_ns()
                 call()
                 end = time.monotonic_ns()
-                times[turn, names.index(name), number] = begin, end
-            method.check(rows_too=turn in (0, turns - 1))
+                if round_number >= 0:
+                    times[round_number, names.index(name), number] = begin, end
+            method.check(rows_too=turn == 0 or round_number % CHECK_ROWS_EVERY == 0)
             method.forget()
-    own.meet()
+        turn += 1
+        rounds = round_number + 1
+        round_number = _agree(own, effort.next_round(turn, round_number, time.monotonic() - begun))
     del methods, method
     for name in _library.group_names():
         groups.release(name)
     if dist.is_initialized():
         dist.destroy_process_group()
-    return order
+    return order, rounds
+
+
+def _agree(own: RankContext, round_number: int) -> int:
+    """Rank 0's opinion."""
+    if own.rank == 0:
+        own.board.word[0] = round_number
+    own.meet()
+    return int(own.board.word[0])
 
 
 def make_records(case: Case, times: Times) -> list[dict[str, Any]]:
@@ -99,6 +136,7 @@ def make_records(case: Case, times: Times) -> list[dict[str, Any]]:
                     **keys,
                     "method": name,
                     "phase": phase,
+                    "rounds": len(values),
                     "us": {
                         "median": round(median, 2),
                         "p90": round(float(numpy.percentile(values, 90)), 2),

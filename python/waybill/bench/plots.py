@@ -204,10 +204,10 @@ def _roofline(records: Sequence[Record]) -> Figure | None:
     """Rate against the bytes that are moved, beside the rate of a copy."""
     methods = in_order(records)
     kept = [record for record in records if record["phase"] in PHASES]
-    if len({record["bytes"] for record in kept}) < 2:
-        return None
     ranks = _values(kept, "ranks")
     base = base_case(kept)
+    if len(_values(_along(kept, "bs", base), "bs")) < 2:
+        return None
     figure, axes = _grid(len(ranks), len(PHASES), sharey=True)
     for count, line in zip(ranks, axes, strict=True):
         for phase, panel in zip(PHASES, line, strict=True):

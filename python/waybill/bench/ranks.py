@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import multiprocessing
 import os
@@ -24,6 +25,7 @@ STRIDE = 16  # int64s between two ranks' counters: each has cache lines of its o
 SPINS = 2000
 TIMEOUT = 120.0  # seconds, of a meeting or of a call
 JOIN_SECONDS = 30.0
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class RankFailed(RuntimeError):
@@ -39,6 +41,8 @@ class Board:
         self.times = _shared(ranks * times * 8).view(numpy.int64).reshape(ranks, times)
         """Nanoseconds of CLOCK_MONOTONIC; a rank writes its own row."""
         self.payload = _shared(payload_bytes)
+        self.word = _shared(8).view(numpy.int64)
+        """What rank 0 tells the others between two meetings."""
         self._met = 0
 
     def meet(self, rank: int) -> None:
@@ -72,6 +76,7 @@ class RankContext:
     threads: int
     folder: str
     board: Board
+    parent: int
 
     def connect(self, name: str, **options: Any) -> str:
         """A group of all ranks."""
@@ -119,7 +124,7 @@ def run_ranks(
         try:
             for rank in range(ranks):
                 mine, theirs = context.Pipe(duplex=False)
-                own = RankContext(rank, ranks, threads, folder, board)
+                own = RankContext(rank, ranks, threads, folder, board, os.getpid())
                 process = context.Process(
                     target=_serve, args=(own, theirs, function, tuple(arguments)), daemon=True
                 )
@@ -165,6 +170,10 @@ def _serve(
 ) -> None:
     """The life of a rank."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # However the command ends, its ranks do.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != own.parent:
+        return
     torch.set_num_threads(own.threads)
     try:
         pipe.send((None, function(own, *arguments)))

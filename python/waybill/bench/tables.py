@@ -37,7 +37,8 @@ class Grid:
 
     def markdown(self) -> str:
         lines = [self.header, ["---"] + ["---:"] * (len(self.header) - 1), *self.rows]
-        return "\n".join("| " + " | ".join(line).replace("\n", " ") + " |" for line in lines) + "\n"
+        drawn = [" | ".join(line).replace("\n", ", ") for line in lines]
+        return "".join(f"| {line} |\n" for line in drawn)
 
 
 def own_method(records: Iterable[dict[str, Any]]) -> str | None:
@@ -64,8 +65,8 @@ def shown_ratio(value: float) -> str:
 
 
 def shown_spread(ratio: dict[str, float]) -> str:
-    median, p10, p90 = (shown_ratio(ratio[key]) for key in ("median", "p10", "p90"))
-    return f"{median}\n({p10}-{p90})"
+    ends = (f"{ratio[key]:.{0 if ratio[key] >= 10 else 1}f}" for key in ("p10", "p90"))
+    return f"{shown_ratio(ratio['median'])}\n{'-'.join(ends)}"
 
 
 def _case_columns(records: Sequence[dict[str, Any]]) -> list[str]:
@@ -118,7 +119,7 @@ def ratios(records: Sequence[dict[str, Any]]) -> Grid | None:
             cells.append(shown_spread(ratio) if ratio else "")
         rows.append(cells)
     header = ["phase", *(SHORT.get(key, key) for key in columns), *others]
-    return Grid(f"Time of the others / time of {own}, median of rounds (p10-p90)", header, rows)
+    return Grid(f"Time of the others / time of {own}, median of rounds, p10-p90", header, rows)
 
 
 def details(records: Sequence[dict[str, Any]]) -> Grid:

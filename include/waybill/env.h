@@ -31,7 +31,8 @@ struct Env {
   /// WAYBILL_WINDOW_BYTES: address space of each half and of the pool, a multiple of 2 MiB.
   /// 64 GiB: address space only, memory is reserved as it is needed.
   std::int64_t window_bytes = std::int64_t{64} << 30;
-  /// WAYBILL_SIMD: scalar, avx2, avx512 or neon forces one set of kernels. Absent: the best there is.
+  /// WAYBILL_SIMD: scalar, avx2, avx512 or neon forces one set of kernels. Absent: the best there
+  /// is.
   std::optional<SimdLevel> simd;
   /// WAYBILL_STRICT: a2 or a3. Absent: none.
   Strict strict = Strict::kNone;

@@ -1,6 +1,7 @@
 #include "window/pool.h"
 
 #include <algorithm>
+#include <bit>
 #include <string>
 #include <utility>
 
@@ -13,6 +14,9 @@ namespace {
 
 constexpr std::int64_t kPage = 4096;
 constexpr std::size_t kExpectedBuffers = 256;
+/// Above this size, and up to this part of the pool, a buffer takes a power of two.
+constexpr std::int64_t kLarge = std::int64_t{1} << 20;
+constexpr std::int64_t kLargestPart = 16;
 
 }  // namespace
 
@@ -27,8 +31,19 @@ Result<Block*> PoolCore::allocate(std::int64_t bytes) {
   const std::int64_t canary = checked_ ? kCanaryBytes : 0;
   const std::int64_t size = std::max((bytes + canary + kPage - 1) / kPage * kPage, kPage);
   const std::lock_guard lock(mutex_);
-  const auto range = std::find_if(
-      free_.begin(), free_.end(), [size](const Range& r) { return r.size_bytes >= size; });
+  const auto first_with = [this](std::int64_t wanted) {
+    return std::find_if(
+        free_.begin(), free_.end(), [=](const Range& r) { return r.size_bytes >= wanted; });
+  };
+  std::int64_t span = size;
+  if (size > kLarge && size <= region_.size_bytes() / kLargestPart) {
+    span = static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(size)));
+  }
+  auto range = first_with(span);
+  if (range == free_.end()) {
+    span = size;
+    range = first_with(span);
+  }
   if (range == free_.end()) {
     return error(StatusCode::kOutOfMemory,
                  "",
@@ -48,15 +63,16 @@ Result<Block*> PoolCore::allocate(std::int64_t bytes) {
   block->references.store(1, std::memory_order_relaxed);
   block->offset = range->offset;
   block->size_bytes = size;
-  range->offset += size;
-  range->size_bytes -= size;
+  block->span_bytes = span;
+  range->offset += span;
+  range->size_bytes -= span;
   if (range->size_bytes == 0) {
     free_.erase(range);
   }
   ++references_;
   if (checked_) {
     if (Status status = guard(block); !status.ok()) {
-      give_back({block->offset, block->size_bytes});
+      give_back({block->offset, block->span_bytes});
       idle_blocks_.push_back(block);
       --references_;
       return status;
@@ -131,7 +147,7 @@ void PoolCore::free(Block* block) noexcept {
     if (checked_) {
       inspect(*block);
     }
-    give_back({block->offset, block->size_bytes});
+    give_back({block->offset, block->span_bytes});
     idle_blocks_.push_back(block);
   }
   drop();

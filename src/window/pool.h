@@ -25,11 +25,14 @@ struct Block {
   std::atomic<int> references{0};
   std::int64_t offset = 0;  ///< in the pool's region
   std::int64_t size_bytes = 0;
+  std::int64_t span_bytes = 0;  ///< taken for it in the pool, >= size_bytes
 };
 
 /// Where outputs live. Buffers are address space of the worst case; only what will be written is
 /// reserved. Freed ranges keep their pages and are used again lowest address first, so a program
-/// that repeats itself writes warm memory. Thread safe. Buffers may outlive the pool.
+/// that repeats itself writes warm memory; and what a large buffer takes of the address space is a
+/// power of two, so that what lies behind it finds nearly the same place, and the same pages, in
+/// calls of every size. Thread safe. Buffers may outlive the pool.
 class Pool {
  public:
   /// `checked`: buffers get a canary behind their end and are poisoned when freed.

@@ -4,6 +4,7 @@
 #include <rapidcheck/gtest.h>
 
 #include <cstring>
+#include <random>
 #include <thread>
 #include <vector>
 
@@ -108,6 +109,39 @@ TEST(Pool, MemoryOfFreeRangesIsGivenBackBeforeARefusal) {
     EXPECT_EQ(too_much.code(), StatusCode::kOutOfMemory);
     EXPECT_NE(too_much.message().find("WAYBILL_MAX_MEMORY"), std::string::npos);
   }
+}
+
+TEST(Pool, CallsOfManySizesUseTheSamePages) {
+  MemoryBudget budget;
+  constexpr std::int64_t kRow = 4096;
+  constexpr std::int64_t kMostTokens = 512;
+  Pool pool = make_pool(budget, std::int64_t{2} << 30);
+  std::mt19937 random(1);
+  for (int i = 0; i < 300; ++i) {
+    const std::int64_t tokens = random() % kMostTokens + 1;
+    // Address space for 64 rows a token, of which 8 come; then, behind it, a row for each token.
+    auto received = pool.allocate(64 * tokens * kRow);
+    auto sums = pool.allocate(tokens * kRow);
+    ASSERT_TRUE(pool.commit(*received, 8 * tokens * kRow).ok());
+    ASSERT_TRUE(pool.commit(*sums, tokens * kRow).ok());
+  }
+  const std::int64_t largest_call = 9 * kMostTokens * kRow;
+  EXPECT_LE(pool.usage().reserved_bytes, largest_call * 3 / 2);
+}
+
+TEST(Pool, ABufferThatFitsOnlyExactlyIsFound) {
+  MemoryBudget budget;
+  constexpr std::int64_t kBytes = 4 * kPoolBytes;
+  constexpr std::int64_t kRest = (std::int64_t{2} << 20) + 4096;  // would take 4 MiB
+  Pool pool = make_pool(budget, kBytes);
+  {
+    auto most = pool.allocate(kBytes - kRest);
+    ASSERT_TRUE(most.ok());
+    auto rest = pool.allocate(kRest);
+    EXPECT_TRUE(rest.ok());
+    EXPECT_FALSE(pool.allocate(1).ok());
+  }
+  EXPECT_TRUE(pool.allocate(kBytes).ok());
 }
 
 TEST(Pool, BuffersOutliveThePool) {

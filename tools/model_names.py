@@ -23,9 +23,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "tests" / "model"
 
-# Words that change nothing in the protocol: for debuggers, for tools that look at a group from
-# outside, for the choice of an instruction.
-FOR_PEOPLE = {"phase", "phase_since", "waits_for", "ControlPage::call", "streaming_bytes"}
+# Words that no rank acts on: for debuggers and for tools that look at a group from outside.
+FOR_PEOPLE = {"phase", "phase_since", "waits_for", "ControlPage::call"}
 # Words that the models have under another form, and why.
 IMPLIED = {
     "kInterrupted": "a timeout may happen at any moment, and an interrupt does the same",

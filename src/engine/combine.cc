@@ -185,7 +185,8 @@ void Combine::copy_rows(std::byte* half, const CombineLayout& layout) {
   const RowSource source(args_.expand_x);
   std::byte* rows = half + layout.rows.offset;
   std::byte* scales = half + layout.scales.offset;
-  const numerics::StoreKind kind = session_.store_kind(shape_.rows * row_bytes());
+  const numerics::StoreKind kind =
+      session_.stores().for_rows(session_.bytes_of_core(shape_.rows * row_bytes()));
   session_.workers().run(
       shape_.rows, least_items(row_bytes()), [&](std::int64_t begin, std::int64_t end) {
         std::vector<std::byte> gathered(source.scratch_bytes());

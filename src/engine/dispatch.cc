@@ -262,8 +262,9 @@ void Dispatch::fill_counts() {
 
 Status Dispatch::pull() {
   call_.enter(Phase::kPullRows);
-  const std::int64_t bytes = result_.rows * shape_.row_bytes();
-  const RowPull rows(call_, session_, shape_, result_, session_.store_kind(bytes));
+  const std::int64_t bytes = session_.bytes_of_core(result_.rows * shape_.row_bytes());
+  const StoreChoice::Pull copy(session_.stores(), bytes);
+  const RowPull rows(call_, session_, shape_, result_, copy.kind());
   std::atomic<std::int64_t> pulled{0};
   std::atomic<int> bad_source{-1};
   session_.workers().run(

@@ -91,7 +91,8 @@ class DispatchPublisher {
     std::byte* rows = half_ + layout_.rows.offset;
     float* scales = at<float>(half_, layout_.row_scales);
     const std::int64_t row_bytes = shape_.row_bytes();
-    const numerics::StoreKind kind = session_.store_kind(shape_.bs * row_bytes);
+    const numerics::StoreKind kind =
+        session_.stores().for_tokens(session_.bytes_of_core(shape_.bs * row_bytes));
     const auto copy = [&](std::int64_t t, const std::byte* from, std::int64_t count) {
       session_.kernels().copy(
           rows + t * row_bytes, from, static_cast<std::size_t>(count * row_bytes), kind);

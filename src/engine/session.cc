@@ -9,7 +9,6 @@
 #include "base/errors.h"
 #include "base/fork.h"
 #include "base/futex.h"
-#include "engine/store_choice.h"
 #include "engine/wait.h"
 
 namespace waybill::engine {
@@ -160,23 +159,9 @@ void Session::post(window::Word& word, window::Stamp value) {
   }
 }
 
-numerics::StoreKind Session::store_kind(std::int64_t bytes) {
+std::int64_t Session::bytes_of_core(std::int64_t bytes) const noexcept {
   const int ranks = transport_->ranks_on_host();
-  const int used = std::min(cores_, ranks * workers_.threads());
-  const std::int64_t bytes_of_core = bytes * ranks / used;
-  if (bytes_of_core < kLeastStreamingBytes) {
-    return numerics::StoreKind::kOrdinary;
-  }
-  // As many ranks as there are cores measure, each beside the others; the rest take their word.
-  window::Word& own = page().streaming_bytes;
-  if (rank_ < cores_ && own.value.load(std::memory_order_relaxed) == 0) {
-    own.value.store(static_cast<std::uint64_t>(measure_streaming_bytes(kernels())),
-                    std::memory_order_relaxed);
-  }
-  const auto measured = static_cast<std::int64_t>(
-      peer(rank_ % cores_).control->streaming_bytes.value.load(std::memory_order_relaxed));
-  const std::int64_t least = measured > 0 ? measured : kUsualStreamingBytes;
-  return bytes_of_core >= least ? numerics::StoreKind::kStreaming : numerics::StoreKind::kOrdinary;
+  return bytes * ranks / std::min(cores_, ranks * workers_.threads());
 }
 
 Status Session::in_context(const char* op, Status status) const {

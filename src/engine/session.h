@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "contract/check.h"
+#include "engine/store_choice.h"
 #include "engine/workers.h"
 #include "numerics/kernels.h"
 #include "routing/receive_plan.h"
@@ -111,8 +112,9 @@ class Session {
   Workers& workers() noexcept { return workers_; }
   /// Cores that the ranks of this host may run on, all together.
   int cores() const noexcept { return cores_; }
-  /// How to copy rows of so many bytes to where they stay until somebody reads them.
-  numerics::StoreKind store_kind(std::int64_t bytes);
+  /// What a core copies where every rank of this host copies so many bytes.
+  std::int64_t bytes_of_core(std::int64_t bytes) const noexcept;
+  StoreChoice& stores() noexcept { return stores_; }
   Scratch& scratch() noexcept { return scratch_; }
 
   /// Every rank of the group, in order.
@@ -176,6 +178,7 @@ class Session {
   std::atomic<bool> closed_{false};
   std::vector<int> everyone_;
   Workers workers_;
+  StoreChoice stores_;
   Scratch scratch_;
 };
 

@@ -1,113 +1,96 @@
 #include "engine/store_choice.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <array>
-#include <chrono>
-#include <cstddef>
-#include <cstring>
+#include <bit>
+#include <ctime>
 
 namespace waybill::engine {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using numerics::StoreKind;
 
-constexpr std::int64_t kRow = std::int64_t{16} << 10;
-constexpr std::array<std::int64_t, 4> kSizes = {
-    std::int64_t{8} << 20, std::int64_t{4} << 20, std::int64_t{2} << 20, std::int64_t{1} << 20};
-/// A row is chosen by several experts.
-constexpr std::int64_t kChoices = 4;
-constexpr int kRepeats = 3;
-constexpr std::chrono::milliseconds kAtMost{40};
+/// Smaller copies stay in the core's own cache.
+constexpr std::int64_t kLeastBytes = std::int64_t{256} << 10;
+/// Where nothing has been tried, caches hold less than this.
+constexpr std::int64_t kUsualBytes = std::int64_t{8} << 20;
+constexpr std::int64_t kLeastTokenBytes = std::int64_t{1} << 20;
+/// Copies in a row that try one kind. The first ones find the caches as the other kind left them.
+constexpr std::int64_t kTrial = 3;
+/// Copies after which the other kind is tried again.
+constexpr std::int64_t kPeriod = 256;
 
-/// Memory whose pages are there.
-class Pages {
- public:
-  explicit Pages(std::int64_t bytes) : bytes_(static_cast<std::size_t>(bytes)) {
-    void* memory = mmap(
-        nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-    data_ = memory == MAP_FAILED ? nullptr : static_cast<std::byte*>(memory);
-  }
-  Pages(const Pages&) = delete;
-  Pages& operator=(const Pages&) = delete;
-  ~Pages() {
-    if (data_ != nullptr) {
-      munmap(data_, bytes_);
-    }
-  }
-  std::byte* data() const noexcept { return data_; }
+/// Of this thread alone: where ranks share a core, others run in between.
+std::chrono::nanoseconds thread_time() noexcept {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
+}
 
- private:
-  std::size_t bytes_;
-  std::byte* data_ = nullptr;
-};
-
-class Measurement {
- public:
-  explicit Measurement(const numerics::Kernels& kernels)
-      : kernels_(kernels), source_(kSizes[0] / kChoices), target_(kSizes[0]) {}
-
-  std::int64_t run() const {
-    if (source_.data() == nullptr || target_.data() == nullptr ||
-        !numerics::flush_from_caches(target_.data(), static_cast<std::size_t>(kSizes[0]))) {
-      return kUsualStreamingBytes;
-    }
-    // From the largest size down, as long as streaming wins.
-    std::int64_t threshold = 4 * kSizes[0];
-    for (const std::int64_t bytes : kSizes) {
-      const double ordinary = best_of(bytes, StoreKind::kOrdinary);
-      const double streaming = best_of(bytes, StoreKind::kStreaming);
-      if (streaming >= ordinary || Clock::now() - begin_ > kAtMost) {
-        break;
-      }
-      threshold = bytes;
-    }
-    return threshold;
-  }
-
- private:
-  double best_of(std::int64_t bytes, StoreKind kind) const {
-    double best = seconds(bytes, kind);
-    for (int i = 1; i < kRepeats; ++i) {
-      best = std::min(best, seconds(bytes, kind));
-    }
-    return best;
-  }
-
-  /// Copies rows to where none have been for a while, and reads them once, as an expert will.
-  double seconds(std::int64_t bytes, StoreKind kind) const {
-    std::memset(source_.data(), 1, static_cast<std::size_t>(bytes / kChoices));
-    static_cast<void>(numerics::flush_from_caches(target_.data(), static_cast<std::size_t>(bytes)));
-    const auto begin = Clock::now();
-    for (std::int64_t i = 0; i < bytes / kRow; ++i) {
-      kernels_.copy(target_.data() + i * kRow,
-                    source_.data() + i / kChoices * kRow,
-                    static_cast<std::size_t>(kRow),
-                    kind);
-    }
-    numerics::stream_fence();
-    std::uint64_t all = 0;
-    const auto* words = reinterpret_cast<const std::uint64_t*>(target_.data());
-    for (std::int64_t i = 0; i < bytes / 8; ++i) {
-      all ^= words[i];
-    }
-    [[maybe_unused]] const volatile std::uint64_t used = all;
-    return std::chrono::duration<double>(Clock::now() - begin).count();
-  }
-
-  const numerics::Kernels& kernels_;
-  const Clock::time_point begin_ = Clock::now();
-  const Pages source_;
-  const Pages target_;
-};
+StoreKind other(StoreKind kind) noexcept {
+  return kind == StoreKind::kOrdinary ? StoreKind::kStreaming : StoreKind::kOrdinary;
+}
 
 }  // namespace
 
-std::int64_t measure_streaming_bytes(const numerics::Kernels& kernels) {
-  static const std::int64_t bytes = Measurement(kernels).run();
-  return bytes;
+std::size_t StoreChoice::index_of(std::int64_t bytes) noexcept {
+  return std::min<std::size_t>(
+      static_cast<std::size_t>(std::bit_width(static_cast<std::uint64_t>(bytes))), 47);
+}
+
+StoreKind StoreChoice::best_of(const Size& size) noexcept {
+  return size.ns_per_byte[1] < size.ns_per_byte[0] ? StoreKind::kStreaming : StoreKind::kOrdinary;
+}
+
+StoreChoice::Pull::Pull(StoreChoice& choice, std::int64_t bytes) noexcept
+    : choice_(choice),
+      bytes_(bytes),
+      kind_(choice.begin_pull(bytes)),
+      begin_(bytes < kLeastBytes ? std::chrono::nanoseconds{0} : thread_time()) {}
+
+StoreChoice::Pull::~Pull() {
+  if (bytes_ >= kLeastBytes) {
+    choice_.note(bytes_, kind_, thread_time() - begin_);
+  }
+}
+
+StoreKind StoreChoice::begin_pull(std::int64_t bytes) noexcept {
+  last_ = StoreKind::kOrdinary;
+  if (bytes < kLeastBytes) {
+    return last_;
+  }
+  Size& size = sizes_[index_of(bytes)];
+  const std::int64_t copy = size.copies++;
+  if (copy < 2 * kTrial) {
+    last_ = copy < kTrial ? StoreKind::kOrdinary : StoreKind::kStreaming;
+  } else {
+    last_ = copy % kPeriod < kTrial ? other(best_of(size)) : best_of(size);
+  }
+  return last_;
+}
+
+void StoreChoice::note(std::int64_t bytes, StoreKind kind, std::chrono::nanoseconds time) noexcept {
+  Size& size = sizes_[index_of(bytes)];
+  const bool settled = (size.copies - 1) % kPeriod % kTrial == kTrial - 1;
+  const bool tried = (size.copies - 1) % kPeriod < kTrial || size.copies <= 2 * kTrial;
+  if (tried && !settled) {
+    return;
+  }
+  // The smoothed value of the kind in use follows the machine; one disturbed copy moves it little.
+  double& known = size.ns_per_byte[static_cast<std::size_t>(kind)];
+  const double now = static_cast<double>(time.count()) / static_cast<double>(bytes);
+  known = known == 0 || tried ? now : known + (std::min(now, 2 * known) - known) / 8;
+}
+
+StoreKind StoreChoice::for_rows(std::int64_t bytes) const noexcept {
+  const Size& size = sizes_[index_of(bytes)];
+  if (size.copies < 2 * kTrial) {
+    return bytes < kUsualBytes ? StoreKind::kOrdinary : StoreKind::kStreaming;
+  }
+  return best_of(size);
+}
+
+StoreKind StoreChoice::for_tokens(std::int64_t bytes) const noexcept {
+  return bytes < kLeastTokenBytes ? StoreKind::kOrdinary : last_;
 }
 
 }  // namespace waybill::engine

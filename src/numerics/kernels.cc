@@ -23,31 +23,9 @@ bool has_f16c() noexcept {
   return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
 }
 
-bool has_clflushopt() noexcept {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (b & bit_CLFLUSHOPT) != 0;
-}
-
-[[gnu::target("clflushopt")]] void flush_lines(const char* begin, const char* end) noexcept {
-  constexpr std::size_t kLine = 64;
-  for (const char* line = begin; line < end; line += kLine) {
-    _mm_clflushopt(const_cast<char*>(line));
-  }
-}
-
 }  // namespace
 
 void stream_fence() noexcept { _mm_sfence(); }
-
-bool flush_from_caches(const void* begin, std::size_t bytes) noexcept {
-  if (!has_clflushopt()) {
-    return false;
-  }
-  const auto* first = static_cast<const char*>(begin);
-  flush_lines(first, first + bytes);
-  _mm_sfence();
-  return true;
-}
 
 bool is_supported(SimdLevel level) noexcept {
   // __builtin_cpu_supports looks at XCR0 too: at what the operating system saves.
@@ -96,8 +74,6 @@ const Kernels& kernels(SimdLevel level) noexcept {
 #else
 
 void stream_fence() noexcept { std::atomic_thread_fence(std::memory_order_release); }
-
-bool flush_from_caches(const void*, std::size_t) noexcept { return false; }
 
 bool is_supported(SimdLevel level) noexcept { return level == SimdLevel::kScalar; }
 

@@ -70,16 +70,15 @@ struct ResetPosts {
 /// brings a new page, which peers take at a change of epoch.
 struct ControlPage {
   Identity identity;
-  Word signalled;        ///< all that this call publishes is there
-  Word done;             ///< this rank's last read of the call is over, also when it failed
-  Word left;             ///< this rank gave the call up: what it published may be overwritten
-  Word asleep;           ///< not 0 while this rank sleeps on a peer's word
-  Word newcomer;         ///< not 0 until a process that came back is in its first epoch
-  Word call;             ///< epoch and number of the call that this rank makes or last made
-  Word waits_for;        ///< of a wait that sleeps: missing ranks, high half, and the first one + 1
-  Word phase;            ///< Phase in the high half, operator in the low half: for people
-  Word phase_since;      ///< when the phase began, nanoseconds of CLOCK_MONOTONIC
-  Word streaming_bytes;  ///< what this rank measured (engine/store_choice.h), or 0
+  Word signalled;    ///< all that this call publishes is there
+  Word done;         ///< this rank's last read of the call is over, also when it failed
+  Word left;         ///< this rank gave the call up: what it published may be overwritten
+  Word asleep;       ///< not 0 while this rank sleeps on a peer's word
+  Word newcomer;     ///< not 0 until a process that came back is in its first epoch
+  Word call;         ///< epoch and number of the call that this rank makes or last made
+  Word waits_for;    ///< of a wait that sleeps: missing ranks, high half, and the first one + 1
+  Word phase;        ///< Phase in the high half, operator in the low half: for people
+  Word phase_since;  ///< when the phase began, nanoseconds of CLOCK_MONOTONIC
   ResetPosts reset;
   alignas(64) std::array<CallHeader, 2> headers;
   alignas(64) std::array<Refusal, 2> refusals;

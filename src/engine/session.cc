@@ -48,7 +48,8 @@ Session::Session(std::unique_ptr<transport::Transport> transport,
       fork_generation_(fork_generation()),
       identity_(next_identity()),
       timeout_ms_(options_.timeout.count()),
-      workers_(fair_threads(options_, *transport_, cores_)) {
+      threads_(fair_threads(options_, *transport_, cores_)),
+      workers_(threads_, cores_ >= transport_->ranks_on_host() * threads_) {
   const auto ranks = static_cast<std::size_t>(world_size());
   everyone_.resize(ranks);
   std::iota(everyone_.begin(), everyone_.end(), 0);

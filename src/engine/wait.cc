@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "base/futex.h"
+#include "base/pause.h"
 
 namespace waybill::engine {
 namespace {
@@ -16,15 +17,6 @@ constexpr std::chrono::milliseconds kSlice{500};
 constexpr std::chrono::microseconds kSpin{20};
 constexpr int kYields = 100;
 constexpr int kSpinsBetweenLooksAtTheClock = 64;
-
-void pause() noexcept {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  // Holds the pipeline up about as long as x86's pause; `yield` does nothing on most cores.
-  asm volatile("isb" : : : "memory");
-#endif
-}
 
 class Waiter {
  public:

@@ -1,9 +1,9 @@
 #pragma once
 
 #include <algorithm>
-#include <condition_variable>
+#include <atomic>
 #include <cstdint>
-#include <mutex>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -24,9 +24,10 @@ class LoopBody {
   void (*call_)(void*, std::int64_t, std::int64_t);
 };
 
-/// Items of so many bytes that make a part worth a core of its own.
+/// Items of so many bytes that make a part worth a core of its own: waking one that sleeps takes as
+/// long as copying this much.
 constexpr std::int64_t least_items(std::int64_t bytes_per_item) noexcept {
-  constexpr std::int64_t kLeastBytesPerCore = 64 << 10;
+  constexpr std::int64_t kLeastBytesPerCore = 256 << 10;
   return std::max<std::int64_t>(kLeastBytesPerCore / std::max<std::int64_t>(bytes_per_item, 1), 1);
 }
 
@@ -36,8 +37,9 @@ constexpr std::int64_t least_items(std::int64_t bytes_per_item) noexcept {
 class Workers {
  public:
   /// `threads` in all, the calling one included. Threads start with the first run() that needs
-  /// them.
-  explicit Workers(int threads) : threads_(threads) {}
+  /// them. `has_cores`: each has a core to itself, and stays awake for a moment after its part, so
+  /// that the next loop of the same call finds it there.
+  explicit Workers(int threads, bool has_cores = true);
   Workers(const Workers&) = delete;
   Workers& operator=(const Workers&) = delete;
   ~Workers();
@@ -51,21 +53,33 @@ class Workers {
   int threads() const noexcept { return threads_; }
 
  private:
+  /// A thread, and the number of the loop it is to take part in.
+  struct Helper {
+    alignas(64) std::atomic<std::uint64_t> loop{0};
+    std::atomic<bool> asleep{false};
+    std::thread thread;
+  };
+
   void run_parts(std::int64_t items, std::int64_t least_items, LoopBody body);
-  void start(int helpers);
-  void serve(int index);
+  void start();
+  void serve(Helper& helper, int index, std::uint64_t seen);
+  std::uint64_t next_loop(Helper& helper, std::uint64_t seen) const;
+  void run_part(int index) const;
+  static void order(Helper& helper, std::uint64_t loop);
+  void wait_for_helpers();
 
   const int threads_;
-  std::vector<std::thread> helpers_;
-  std::mutex mutex_;
-  std::condition_variable work_ready_;
-  std::condition_variable work_done_;
+  const bool has_cores_;
+  const int fork_generation_;
+  std::vector<std::unique_ptr<Helper>> helpers_;
+  // Of the loop that runs: written before its number is given out, read by those that got it.
   const LoopBody* body_ = nullptr;
   std::int64_t items_ = 0;
   int parts_ = 0;
-  int pending_ = 0;
-  std::uint64_t generation_ = 0;
-  bool stopping_ = false;
+  std::uint64_t loop_ = 0;
+  alignas(64) std::atomic<std::uint64_t> pending_{0};  ///< helpers that are not done
+  std::atomic<bool> waits_{false};                     ///< the caller sleeps until they are
+  std::atomic<bool> stopping_{false};
 };
 
 }  // namespace waybill::engine

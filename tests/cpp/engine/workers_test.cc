@@ -50,8 +50,13 @@ TEST(Workers, KeepASmallLoopOnTheCallingThread) {
   EXPECT_EQ(threads, 0U);
 }
 
-TEST(Workers, EachItemIsDoneOnceInEachOfManyLoops) {
-  Workers workers(4);
+// With cores of their own threads stay awake for a while; without, they sleep at once.
+class WorkersThat : public ::testing::TestWithParam<bool> {};
+
+INSTANTIATE_TEST_SUITE_P(HaveCores, WorkersThat, ::testing::Bool());
+
+TEST_P(WorkersThat, DoEachItemOnceInEachOfManyLoops) {
+  Workers workers(4, GetParam());
   for (std::int64_t items = 1; items < 2000; ++items) {
     std::vector<std::atomic<int>> done(static_cast<std::size_t>(items % 64 + 1));
     workers.run(static_cast<std::int64_t>(done.size()), items % 5, [&](auto begin, auto end) {
@@ -65,16 +70,16 @@ TEST(Workers, EachItemIsDoneOnceInEachOfManyLoops) {
   }
 }
 
-// Rows of 64 KiB: each is worth a core (least_items), unlike those of drawn layers.
+// Rows of 256 KiB: each is worth a core (least_items), unlike those of drawn layers.
 TEST(Workers, RowsOfACallThatAreSharedAreTheSameRows) {
   GroupOptions options;
   options.timeout = std::chrono::seconds(20);
-  options.window_bytes = 4 * testing::kTestWindowBytes;
+  options.window_bytes = 16 * testing::kTestWindowBytes;
   options.threads = 3;
   auto groups = Group::local(2, options);
   ASSERT_TRUE(groups.ok()) << groups.status().message();
   testing::LayerCase layer = testing::plain_layer(2);
-  layer.h = 16 << 10;
+  layer.h = 64 << 10;
   layer.x_stride = layer.h;
   std::mt19937_64 random(7);
   for (auto& rank : layer.ranks) {

@@ -28,37 +28,41 @@ STAGES = BUILD / "stages" / "waybill-stages"
 SECONDS = 280  # a program may take; more is a failure
 TITLES = {
     "exchange": "The C++ library",
+    "extras": "The C++ library: what each option costs",
+    "sizes": "The C++ library: how time grows",
     "operators": "The PyTorch operators",
-    "sizes": "The PyTorch operators, other sizes",
     "stages": "Stages",
 }
 SIZES = "--ranks 2,8 --bs 8,64,128,512"
-ROUNDS = "--rounds 40 --case-seconds 15 --overhead also"
-OTHER_ROUNDS = "--ranks 2 --bs 64 --rounds 30 --case-seconds 3"
-OTHER_SIZES = {
-    "sizes-hidden": "--hidden 1024,2048,4096,7168",
-    "sizes-topk": "--topk 1,2,4,8",
-    "sizes-experts": "--experts-per-rank 4,8,16,32",
+LIBRARY_METHODS = "--methods waybill,private,int8,pair,mpi --seconds 5"
+EXTRAS = (
+    "--ranks 2 --bs 8,128 --seconds 5 "
+    "--methods waybill,int8,smooth,comm8,norm,mask,elastic,const1,const2,pair,checked"
+)
+OPERATORS = "--rounds 40 --case-seconds 9 --overhead also"
+GROWTH = {
+    "sizes-bs": "--ranks 2 --bs 1,4,16,64,256,1024,4096",
+    "sizes-ranks": "--ranks 1,2,4,8,16 --bs 64",
+    "sizes-hidden": "--ranks 2 --bs 64 --hidden 576,1024,2048,4096,7168,16384",
+    "sizes-topk": "--ranks 2 --bs 64 --topk 1,2,4,8,16",
+    "sizes-experts": "--ranks 2 --bs 64 --experts-per-rank 4,8,16,32,64,128",
 }
 """One size varies, the others are those of the default."""
+GROWTH_METHODS = "--methods waybill,int8 --seconds 1"
 
 
 def commands(folder: Path, python: str = sys.executable) -> dict[str, list[str]]:
     """What is run, by the name of the file that it writes."""
-    sizes = SIZES.split()
-    bench = [python, "-m", "waybill", "bench"]
+    options = {
+        "exchange": f"{SIZES} {LIBRARY_METHODS}",
+        "extras": EXTRAS,
+        **{name: f"{growth} {GROWTH_METHODS}" for name, growth in GROWTH.items()},
+    }
     found = {}
     if LIBRARY.exists():
-        found["exchange"] = [str(LIBRARY), *sizes]
-    found["operators"] = [
-        *(*bench, *sizes),
-        *ROUNDS.split(),
-    ]
-    for name, options in OTHER_SIZES.items():
-        found[name] = [
-            *(*bench, *options.split()),
-            *OTHER_ROUNDS.split(),
-        ]
+        found = {name: [str(LIBRARY), *words.split()] for name, words in options.items()}
+    bench = [python, "-m", "waybill", "bench"]
+    found["operators"] = [*bench, *SIZES.split(), *OPERATORS.split()]
     for name, command in found.items():
         command += ["--json", str(folder / f"{name}.json")]
     if STAGES.exists():
@@ -71,7 +75,7 @@ def commands(folder: Path, python: str = sys.executable) -> dict[str, list[str]]
 
 def merge_sizes(folder: Path) -> None:
     """One file of those that vary one size each."""
-    parts = [folder / f"{name}.json" for name in OTHER_SIZES]
+    parts = [folder / f"{name}.json" for name in GROWTH]
     found = [json.loads(part.read_text()) for part in parts if part.exists()]
     if not found:
         return
@@ -90,9 +94,9 @@ def run_all(folder: Path) -> int:
     """How many programs failed."""
     failed = 0
     chosen = commands(folder)
-    for name in ("exchange", "stages"):
+    for name, program in (("exchange", LIBRARY), ("stages", STAGES)):
         if name not in chosen:
-            print(f"{name}: its program is not built: left out", flush=True)
+            print(f"{program.name} is not built: left out", flush=True)
     for name in chosen:
         print("+", " ".join(chosen[name]), flush=True)
         begin = time.monotonic()

@@ -22,8 +22,8 @@ enum class Strict : std::uint8_t { kNone = 0, kA2 = 1, kA3 = 2 };
 struct Env {
   /// WAYBILL_TIMEOUT: seconds (a decimal number >= 0.001) an operator waits for a living rank. 300.
   std::chrono::milliseconds timeout{300'000};
-  /// WAYBILL_THREADS: cores a rank may use inside one operator, >= 1. Absent: the cores this
-  /// process may run on divided by the ranks on this host, at least 1.
+  /// WAYBILL_THREADS: cores a rank may use inside one operator, >= 1. Absent: the cores that
+  /// the ranks of this host may run on divided by their number; 1 to those of this process.
   std::optional<int> threads;
   /// WAYBILL_MAX_MEMORY: bytes (suffix K, M, G or T allowed) that windows and pools of this process
   /// may reserve together. Absent: only the machine's and the control group's limits count.

@@ -58,8 +58,8 @@ struct GroupOptions {
   /// How long an operator waits for a living rank. Zero: WAYBILL_TIMEOUT or 300 s. A rank whose
   /// process has ended is noticed within 2 s whatever this is.
   std::chrono::milliseconds timeout{0};
-  /// Cores this rank may use inside one operator. 0: WAYBILL_THREADS, or the cores this process
-  /// may run on divided by the ranks on this host, at least 1.
+  /// Cores this rank may use inside one operator. 0: WAYBILL_THREADS, or the cores that the
+  /// ranks of this host may run on divided by their number; 1 to those of this process.
   int threads = 0;
   /// Address space of each half and of the pool. 0: WAYBILL_WINDOW_BYTES or 64 GiB.
   std::int64_t window_bytes = 0;

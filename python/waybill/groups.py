@@ -85,7 +85,7 @@ def comm_name(
         timeout: seconds an operator waits for a rank that lives but does not come. Default
             WAYBILL_TIMEOUT or 300. A rank whose process has ended is noticed within 2 seconds.
         threads: cores this rank may use inside one operator. Default WAYBILL_THREADS, or the cores
-            this process may run on divided by the ranks on this host.
+            that the ranks of this host may run on divided by their number.
         strict: None, "a2" or "a3": limits of the vendor's products apply on top of the
             contract's (default: WAYBILL_STRICT).
 

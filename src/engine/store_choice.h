@@ -31,6 +31,10 @@ class StoreChoice {
     const std::chrono::nanoseconds begin_;
   };
 
+  /// What Pull does at its begin and at its end.
+  numerics::StoreKind begin_pull(std::int64_t bytes) noexcept;
+  void note(std::int64_t bytes, numerics::StoreKind kind, std::chrono::nanoseconds time) noexcept;
+
   /// For rows that a core publishes: what is best for as many that are pulled.
   numerics::StoreKind for_rows(std::int64_t bytes) const noexcept;
   /// For tokens that a core publishes, `bytes` of them, before it pulls: where it streams what it
@@ -44,8 +48,6 @@ class StoreChoice {
     std::array<double, 2> ns_per_byte{};  ///< by StoreKind; 0 where not tried
   };
 
-  numerics::StoreKind begin_pull(std::int64_t bytes) noexcept;
-  void note(std::int64_t bytes, numerics::StoreKind kind, std::chrono::nanoseconds time) noexcept;
   static std::size_t index_of(std::int64_t bytes) noexcept;
   static numerics::StoreKind best_of(const Size& size) noexcept;
 

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <utility>
+
 #include "numerics/simd_rows.h"
 
 namespace waybill::numerics {
@@ -8,6 +10,7 @@ template <class Isa, DType dtype>
 class SimdRow {
   using Form = Format<Isa, dtype>;
   using Order = typename Form::Order;
+  using WideOrder = typename Form::WideOrder;
   using Storage = typename Form::Storage;
   using Int = typename Isa::Int;
   using Floats = FloatPair<Isa>;
@@ -56,7 +59,7 @@ class SimdRow {
 
   static void round(const float* f, std::int64_t h, void* out) {
     for_each_block(h, [=](std::int64_t i, std::int64_t count) {
-      store_row(out, i, count, load_floats(f, i, count));
+      store_wide(out, i, count, load_wide(f, i, count));
     });
   }
 
@@ -77,7 +80,8 @@ class SimdRow {
   static void normalise(const float* f, float rstd, const void* gamma, std::int64_t h, void* y) {
     const auto factor = Isa::set_float(rstd);
     for_each_block(h, [=](std::int64_t i, std::int64_t count) {
-      const Floats normalised = Form::round(mul(load_floats(f, i, count), {factor, factor}));
+      const Floats product = mul(load_wide(f, i, count), {factor, factor});
+      const Floats normalised = Form::round_wide(product);
       store_row(y, i, count, mul(normalised, load_row(gamma, i, count)));
     });
   }
@@ -95,11 +99,11 @@ class SimdRow {
       if (multiplication_divides(scale)) {
         const auto c = Isa::set_float(127.0f);
         const Floats multiplier = replace_where_zero(scale, div({c, c}, amax), 0.0f);
-        comm_quantise_groups(count, q + begin, multiplier, value, mul);
+        comm_quantise_groups<store_low_bytes>(count, q + begin, multiplier, value, mul);
       } else {
         constexpr float kInfinity = __builtin_huge_valf();  // what is divided by it gives 0
         const Floats divisor = replace_where_zero(scale, scale, kInfinity);
-        comm_quantise_groups(count, q + begin, divisor, value, div_zero_for_nan);
+        comm_quantise_groups<store_bytes>(count, q + begin, divisor, value, div_zero_for_nan);
       }
     });
   }
@@ -111,8 +115,8 @@ class SimdRow {
       for_each_block(count, [&](std::int64_t i, std::int64_t block_count) {
         const IntPair<Isa> ints = load_bytes(q, begin + i, block_count);
         const Floats value = {Isa::to_floats(ints.a), Isa::to_floats(ints.b)};
-        const Floats factor = Order::spread_groups(factors + i / kCommGroup);
-        store_row(out, begin + i, block_count, mul(value, factor));
+        const Floats factor = WideOrder::spread_groups(factors + i / kCommGroup);
+        store_wide(out, begin + i, block_count, mul(value, factor));
       });
     });
   }
@@ -139,9 +143,14 @@ class SimdRow {
   template <class Start, class Finish>
   [[gnu::always_inline]] static void add_terms(
       const Term* terms, std::int64_t num_terms, std::int64_t h, Start start, Finish finish) {
+    std::int64_t i = 0;
+    if (num_terms >= 8) {
+      i = add_in_runs(std::make_index_sequence<8>{}, terms, num_terms, h, start, finish);
+    } else if (num_terms >= 4) {
+      i = add_in_runs(std::make_index_sequence<4>{}, terms, num_terms, h, start, finish);
+    }
     // Accumulators of this many blocks fit the registers, of AVX2 too.
     constexpr std::int64_t kBlocks = 4;
-    std::int64_t i = 0;
     for (; i + kBlocks * kBlock <= h; i += kBlocks * kBlock) {
       add_to_blocks<kBlocks>(terms, num_terms, i, kBlock, start, finish);
     }
@@ -149,6 +158,34 @@ class SimdRow {
       add_to_blocks<1>(terms, num_terms, i, kBlock, start, finish);
     }
     if (i < h) add_to_blocks<1>(terms, num_terms, i, h - i, start, finish);
+  }
+
+  /// For pairs of blocks, whose number of elements is returned. The addresses and weights of the
+  /// first terms, as many as kTerm has, stay in registers.
+  template <std::size_t... kTerm, class Start, class Finish>
+  [[gnu::always_inline]] static std::int64_t add_in_runs(std::index_sequence<kTerm...>,
+                                                         const Term* terms,
+                                                         std::int64_t num_terms,
+                                                         std::int64_t h,
+                                                         Start start,
+                                                         Finish finish) {
+    constexpr std::int64_t kBlocks = 2;
+    const char* const rows[] = {static_cast<const char*>(terms[kTerm].row)...};
+    const typename Isa::Float weights[] = {Isa::set_float(terms[kTerm].weight)...};
+    const Term* const rest = terms + sizeof...(kTerm);
+    std::int64_t i = 0;
+    for (; i + kBlocks * kBlock <= h; i += kBlocks * kBlock) {
+      Floats acc[kBlocks];
+      for (std::int64_t b = 0; b < kBlocks; ++b) acc[b] = start(i + b * kBlock, kBlock);
+      const std::int64_t offset = i * std::int64_t{sizeof(Storage)};
+      (prefetch_lines<kBlocks * kBlockBytes>(rows[kTerm] + offset), ...);
+      (add_row<kBlocks>(acc, rows[kTerm], i, kBlock, weights[kTerm]), ...);
+      for (const Term* term = rest; term != terms + num_terms; ++term) {
+        add_row<kBlocks>(acc, term->row, i, kBlock, Isa::set_float(term->weight));
+      }
+      for (std::int64_t b = 0; b < kBlocks; ++b) finish(i + b * kBlock, kBlock, acc[b]);
+    }
+    return i;
   }
 
   template <std::int64_t kBlocks, class Start, class Finish>
@@ -161,14 +198,29 @@ class SimdRow {
     Floats acc[kBlocks];
     for (std::int64_t b = 0; b < kBlocks; ++b) acc[b] = start(i + b * kBlock, count);
     for (const Term* term = terms; term != terms + num_terms; ++term) {
-      const auto weight = Isa::set_float(term->weight);
-      for (std::int64_t b = 0; b < kBlocks; ++b) {
-        const Floats value = load_row(term->row, i + b * kBlock, count);
-        acc[b].a = Isa::add(acc[b].a, Isa::mul(value.a, weight));
-        acc[b].b = Isa::add(acc[b].b, Isa::mul(value.b, weight));
-      }
+      add_row<kBlocks>(acc, term->row, i, count, Isa::set_float(term->weight));
     }
     for (std::int64_t b = 0; b < kBlocks; ++b) finish(i + b * kBlock, count, acc[b]);
+  }
+
+  template <std::int64_t kBlocks>
+  [[gnu::always_inline]] static void add_row(Floats* acc,
+                                             const void* row,
+                                             std::int64_t i,
+                                             std::int64_t count,
+                                             typename Isa::Float weight) {
+    for (std::int64_t b = 0; b < kBlocks; ++b) {
+      const Floats value = load_row(row, i + b * kBlock, count);
+      acc[b].a = Isa::add(acc[b].a, Isa::mul(value.a, weight));
+      acc[b].b = Isa::add(acc[b].b, Isa::mul(value.b, weight));
+    }
+  }
+
+  /// The processor's own prefetching ends with each page, and rows are few pages long.
+  template <std::int64_t kBytes>
+  [[gnu::always_inline]] static void prefetch_lines(const char* p) {
+    constexpr std::int64_t kAhead = 512;
+    for (std::int64_t line = 0; line < kBytes; line += 64) __builtin_prefetch(p + kAhead + line);
   }
 
   /// The sum of values(i, count) over h in the order of kSumLanes. Past h the values are zeros,
@@ -206,7 +258,7 @@ class SimdRow {
     const auto multiplier = Isa::set_float(row_scale.multiplier);
     for_each_block(h, [=](std::int64_t i, std::int64_t count) {
       const Floats scaled = mul(f(i, count), {multiplier, multiplier});
-      store_bytes(q, i, count, {Isa::to_ints(scaled.a), Isa::to_ints(scaled.b)});
+      store_low_bytes(q, i, count, {Isa::to_ints(scaled.a), Isa::to_ints(scaled.b)});
     });
   }
 
@@ -221,7 +273,7 @@ class SimdRow {
   }
 
   /// q = RNE_int8(RNE_half(combine(value, operand of the group))).
-  template <class Values>
+  template <auto kStore, class Values>
   [[gnu::always_inline]] static void comm_quantise_groups(std::int64_t h,
                                                           std::int8_t* q,
                                                           Floats operands,
@@ -232,7 +284,7 @@ class SimdRow {
     for_each_block(h, [=, &spread](std::int64_t i, std::int64_t count) {
       const Floats operand = Order::spread_groups(spread + i / kCommGroup);
       const Floats quotient = combine(value(i, count), operand);
-      store_bytes(q, i, count, {comm_round(quotient.a), comm_round(quotient.b)});
+      kStore(q, i, count, {comm_round(quotient.a), comm_round(quotient.b)});
     });
   }
 
@@ -305,6 +357,11 @@ class SimdRow {
   [[gnu::always_inline]] static Floats load_row(const void* x, std::int64_t i, std::int64_t count) {
     return load_padded<Storage, Form::load_floats>(x, i, count);
   }
+  [[gnu::always_inline]] static Floats load_wide(const float* x,
+                                                 std::int64_t i,
+                                                 std::int64_t count) {
+    return load_padded<float, WideOrder::load_floats>(x, i, count);
+  }
   [[gnu::always_inline]] static Floats load_floats(const float* x,
                                                    std::int64_t i,
                                                    std::int64_t count) {
@@ -313,13 +370,19 @@ class SimdRow {
   [[gnu::always_inline]] static IntPair<Isa> load_bytes(const std::int8_t* q,
                                                         std::int64_t i,
                                                         std::int64_t count) {
-    return load_padded<std::int8_t, Order::load_bytes>(q, i, count);
+    return load_padded<std::int8_t, WideOrder::load_bytes>(q, i, count);
   }
   [[gnu::always_inline]] static void store_row(void* x,
                                                std::int64_t i,
                                                std::int64_t count,
                                                Floats v) {
     store_padded<Storage, Form::store>(x, i, count, v);
+  }
+  [[gnu::always_inline]] static void store_wide(void* x,
+                                                std::int64_t i,
+                                                std::int64_t count,
+                                                Floats v) {
+    store_padded<Storage, Form::store_wide>(x, i, count, v);
   }
   [[gnu::always_inline]] static void store_floats(float* x,
                                                   std::int64_t i,
@@ -332,6 +395,13 @@ class SimdRow {
                                                  std::int64_t count,
                                                  IntPair<Isa> v) {
     store_padded<std::int8_t, Isa::store_words_as_bytes>(q, i, count, Order::to_words(v));
+  }
+  /// Only where every v is within +-127.
+  [[gnu::always_inline]] static void store_low_bytes(std::int8_t* q,
+                                                     std::int64_t i,
+                                                     std::int64_t count,
+                                                     IntPair<Isa> v) {
+    store_padded<std::int8_t, Order::store_low_bytes>(q, i, count, v);
   }
 };
 

@@ -90,7 +90,8 @@ struct Interleaved {
 };
 
 /// Memory form of a block of each dtype. Order: that of the floats of a row. WideOrder: that of
-/// floats which come from elsewhere and are to be rounded. Magnitudes are in the dtype's own
+/// floats which come from elsewhere and are to be rounded. store_normals: store_wide where
+/// has_subnormal() is false. Magnitudes are in the dtype's own
 /// encoding, without the sign: their order is that of magnitude_bits, and fewer bits are handled
 /// than after widening.
 template <class Isa, DType>
@@ -145,6 +146,20 @@ struct Format<Isa, DType::kBFloat16> : Format16<Isa> {
   static FloatPair<Isa> load_floats(const void* p) { return widen(Isa::load(p)); }
   static void store(void* p, FloatPair<Isa> v) { Isa::store(p, narrow(v)); }
   static void store_wide(void* p, FloatPair<Isa> v) { Isa::store(p, narrow_wide(v)); }
+  static bool has_subnormal(FloatPair<Isa> v) {
+    if constexpr (Isa::kHasBfloats) {
+      return Isa::any_subnormal(v);
+    } else {
+      return true;
+    }
+  }
+  static void store_normals(void* p, FloatPair<Isa> v) {
+    if constexpr (Isa::kHasBfloats) {
+      Isa::store(p, Isa::narrow_normals(v));
+    } else {
+      store_wide(p, v);
+    }
+  }
   /// To values that the dtype has, from WideOrder to Order.
   static FloatPair<Isa> round_wide(FloatPair<Isa> v) { return widen(narrow_wide(v)); }
 
@@ -174,6 +189,8 @@ struct Format<Isa, DType::kFloat16> : Format16<Isa> {
   }
   static void store(void* p, FloatPair<Isa> v) { Isa::store(p, Isa::narrow_to_halves(v)); }
   static void store_wide(void* p, FloatPair<Isa> v) { store(p, v); }
+  static void store_normals(void* p, FloatPair<Isa> v) { store(p, v); }
+  static bool has_subnormal(FloatPair<Isa>) { return false; }
   static FloatPair<Isa> round_wide(FloatPair<Isa> v) {
     return {Isa::round_to_half(v.a), Isa::round_to_half(v.b)};
   }
@@ -202,6 +219,8 @@ struct Format<Isa, DType::kFloat32> {
   static FloatPair<Isa> load_floats(const void* p) { return load(p); }
   static void store(void* p, FloatPair<Isa> v) { Order::store_floats(p, v); }
   static void store_wide(void* p, FloatPair<Isa> v) { store(p, v); }
+  static void store_normals(void* p, FloatPair<Isa> v) { store(p, v); }
+  static bool has_subnormal(FloatPair<Isa>) { return false; }
   static FloatPair<Isa> round_wide(FloatPair<Isa> v) { return v; }
 
  private:

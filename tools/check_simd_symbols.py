@@ -26,7 +26,7 @@ def main() -> int:
     for line in found:
         print(line)
     print(f"simd symbols: {len(objects)} objects, {len(found)} weak functions")
-    return 1 if found or len(objects) != 3 else 0
+    return 1 if found or len(objects) != 4 else 0
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ extern const Kernels kScalarKernels;
 /// Only where the library is built for x86-64. Their functions: only where the machine has the set.
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
-/// The same level; AVX512_BF16 too.
+/// The same level: with AVX512_BF16; with that and AVX512_FP16.
 extern const Kernels kAvx512Bf16Kernels;
+extern const Kernels kAvx512Fp16Kernels;
 
 /// One of the sets there are.
 struct KernelSet {

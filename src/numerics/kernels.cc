@@ -18,7 +18,14 @@ namespace waybill::numerics {
 
 namespace {
 
-/// clang's __builtin_cpu_supports does not know this one.
+// clang's __builtin_cpu_supports does not know these.
+
+bool has_fp16() noexcept {
+  constexpr unsigned kFp16 = 1U << 23;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & kFp16) != 0;
+}
+
 bool has_f16c() noexcept {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
@@ -40,7 +47,8 @@ std::span<const KernelSet> kernel_sets() noexcept {
     return std::array{KernelSet{"scalar", kScalarKernels, true},
                       KernelSet{"avx2", kAvx2Kernels, avx2},
                       KernelSet{"avx512", kAvx512Kernels, avx512},
-                      KernelSet{"avx512_bf16", kAvx512Bf16Kernels, avx512_bf16}};
+                      KernelSet{"avx512_bf16", kAvx512Bf16Kernels, avx512_bf16},
+                      KernelSet{"avx512_fp16", kAvx512Fp16Kernels, avx512_bf16 && has_fp16()}};
   }();
   return sets;
 }

@@ -103,6 +103,7 @@ struct Avx2 {
     return {round_number(v.a), round_number(v.b)};
   }
   static constexpr bool kHasBfloats = false;
+  static constexpr bool kHasHalves = false;
 
   static Float to_floats(Int v) { return _mm256_cvtepi32_ps(v); }
   static Int to_ints(Float v) { return _mm256_cvtps_epi32(v); }

@@ -7,7 +7,8 @@
 namespace waybill::numerics {
 namespace {
 
-/// Primitives on 512 bits: AVX-512 F, BW, DQ, VL; for bfloat16 its own set where it is compiled
+/// Primitives on 512 bits: AVX-512 F, BW, DQ, VL; for
+/// bfloat16 and halves their own sets where it is compiled
 /// for.
 struct Avx512 {
   using Float = __m512;
@@ -167,11 +168,29 @@ struct Avx512 {
     _mm_storeu_si128(bytes + 1, _mm512_cvtepi32_epi8(v.b));
   }
   static void store_low_bytes_interleaved(void* p, IntPair<Avx512> v) {
-    constexpr int kSecondWhereFirst = 0xca;  // the first operand chooses
     const Int pairs =
         _mm512_ternarylogic_epi32(set_int(0xff), v.a, shift_left<8>(v.b), kSecondWhereFirst);
     _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtepi32_epi16(pairs));
   }
+#if defined(__AVX512FP16__)
+  static constexpr bool kHasHalves = true;
+
+  /// Halves, then integers, in the order of store_low_bytes. Only where these are within +-127.
+  static void store_halves_as_bytes(void* p, Floats v) {
+    const Int words = _mm512_cvtph_epi16(_mm512_castsi512_ph(narrow_to_halves(v)));
+    _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtepi16_epi8(words));
+  }
+  static void store_halves_as_bytes_interleaved(void* p, Floats v) {
+    const __m256i even = _mm256_cvtph_epi16(_mm256_castsi256_ph(to_halves(v.a)));
+    const __m256i odd = _mm256_cvtph_epi16(_mm256_castsi256_ph(to_halves(v.b)));
+    const __m256i bytes = _mm256_ternarylogic_epi32(
+        _mm256_set1_epi16(0xff), even, _mm256_slli_epi16(odd, 8), kSecondWhereFirst);
+    _mm256_storeu_si256(static_cast<__m256i*>(p), bytes);
+  }
+#else
+  static constexpr bool kHasHalves = false;
+#endif
+
   /// kLanes bytes, or words of 16 bits, one a lane.
   static Int load_signed_bytes(const void* p) {
     return _mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)));
@@ -186,6 +205,9 @@ struct Avx512 {
   }
 
  private:
+  /// For a ternary operation: the first operand chooses.
+  static constexpr int kSecondWhereFirst = 0xca;
+
   /// Of what is no NaN. The bit that is kept last decides a tie.
   static Int round_number(Float v) {
     const Int bits = as_ints(v);

@@ -121,6 +121,13 @@ class SimdBlocks {
                                                      IntPair<Isa> v) {
     store_padded<std::int8_t, Order::store_low_bytes>(q, i, count, v);
   }
+  /// v rounded to halves and those to integers. Only where every integer is within +-127.
+  [[gnu::always_inline]] static void store_halves(std::int8_t* q,
+                                                  std::int64_t i,
+                                                  std::int64_t count,
+                                                  Floats v) {
+    store_padded<std::int8_t, Order::store_halves_as_bytes>(q, i, count, v);
+  }
 };
 
 }  // namespace waybill::numerics

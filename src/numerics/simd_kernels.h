@@ -25,6 +25,7 @@ class SimdRow : SimdBlocks<Isa, dtype> {
   using Blocks::replace_where_zero;
   using Blocks::store_bytes;
   using Blocks::store_floats;
+  using Blocks::store_halves;
   using Blocks::store_low_bytes;
   using Blocks::store_normals;
   using Blocks::store_row;
@@ -41,9 +42,8 @@ class SimdRow : SimdBlocks<Isa, dtype> {
   static void quantise(
       const void* x, const float* smooth, std::int64_t h, std::int8_t* q, float* scale) {
     if (smooth == nullptr) {
-      quantise_values(h, q, scale, max_magnitude(x, h), [=](std::int64_t i, std::int64_t count) {
-        return load_row(x, i, count);
-      });
+      const auto value = [=](std::int64_t i, std::int64_t count) { return load_row(x, i, count); };
+      quantise_values(x, h, q, scale, max_magnitude(x, h), value);
       return;
     }
     const auto f = [=](std::int64_t i, std::int64_t count) {
@@ -53,7 +53,7 @@ class SimdRow : SimdBlocks<Isa, dtype> {
     for_each_block(h, [&](std::int64_t i, std::int64_t count) {
       magnitude = Isa::max_u32(magnitude, magnitude_of(f(i, count)));
     });
-    quantise_values(h, q, scale, Isa::reduce_max_u32(magnitude), f);
+    quantise_values(x, h, q, scale, Isa::reduce_max_u32(magnitude), f);
   }
 
   static void weighted_sum(const Term* terms, std::int64_t num_terms, std::int64_t h, void* out) {
@@ -150,6 +150,8 @@ class SimdRow : SimdBlocks<Isa, dtype> {
                                                          Start start,
                                                          Finish finish) {
     constexpr std::int64_t kBlocks = 2;
+    // The processor's own prefetching ends with each page, and rows are few pages long.
+    constexpr std::int64_t kAhead = 512;
     const char* const rows[] = {static_cast<const char*>(terms[kTerm].row)...};
     const typename Isa::Float weights[] = {Isa::set_float(terms[kTerm].weight)...};
     const Term* const rest = terms + sizeof...(kTerm);
@@ -157,7 +159,7 @@ class SimdRow : SimdBlocks<Isa, dtype> {
     for (; i + kBlocks * kBlock <= h; i += kBlocks * kBlock) {
       Floats acc[kBlocks];
       for (std::int64_t b = 0; b < kBlocks; ++b) acc[b] = start(i + b * kBlock, kBlock);
-      const std::int64_t offset = i * std::int64_t{sizeof(Storage)};
+      const std::int64_t offset = i * std::int64_t{sizeof(Storage)} + kAhead;
       (prefetch_lines<kBlocks * kBlockBytes>(rows[kTerm] + offset), ...);
       (add_row<kBlocks>(acc, rows[kTerm], i, kBlock, weights[kTerm]), ...);
       for (const Term* term = rest; term != terms + num_terms; ++term) {
@@ -196,11 +198,9 @@ class SimdRow : SimdBlocks<Isa, dtype> {
     }
   }
 
-  /// The processor's own prefetching ends with each page, and rows are few pages long.
   template <std::int64_t kBytes>
   [[gnu::always_inline]] static void prefetch_lines(const char* p) {
-    constexpr std::int64_t kAhead = 512;
-    for (std::int64_t line = 0; line < kBytes; line += 64) __builtin_prefetch(p + kAhead + line);
+    for (std::int64_t line = 0; line < kBytes; line += 64) __builtin_prefetch(p + line);
   }
 
   /// The sum of values(i, count) over h in the order of kSumLanes. Past h the values are zeros,
@@ -225,10 +225,14 @@ class SimdRow : SimdBlocks<Isa, dtype> {
     return sum_of_lanes_out_of_line(lanes);
   }
 
-  /// f(i, count): the floats of a block, `count` of them and zeros.
+  /// f(i, count): the floats of a block of x, `count` of them and zeros.
   template <class Values>
-  [[gnu::always_inline]] static void quantise_values(
-      std::int64_t h, std::int8_t* q, float* scale, std::uint32_t amax_bits, Values f) {
+  [[gnu::always_inline]] static void quantise_values(const void* x,
+                                                     std::int64_t h,
+                                                     std::int8_t* q,
+                                                     float* scale,
+                                                     std::uint32_t amax_bits,
+                                                     Values f) {
     const RowScale row_scale = row_scale_out_of_line(amax_bits);
     std::memcpy(scale, &row_scale.scale, sizeof(float));
     if (row_scale.multiplier == 0.0f) {
@@ -236,7 +240,10 @@ class SimdRow : SimdBlocks<Isa, dtype> {
       return;
     }
     const auto multiplier = Isa::set_float(row_scale.multiplier);
+    // Rows are quantised in their order: the next one arrives while this one is computed.
+    const char* const next_row = static_cast<const char*>(x) + h * std::int64_t{sizeof(Storage)};
     for_each_block(h, [=](std::int64_t i, std::int64_t count) {
+      prefetch_lines<kBlockBytes>(next_row + i * std::int64_t{sizeof(Storage)});
       const Floats scaled = mul(f(i, count), {multiplier, multiplier});
       store_low_bytes(q, i, count, {Isa::to_ints(scaled.a), Isa::to_ints(scaled.b)});
     });
@@ -265,11 +272,11 @@ class SimdRow : SimdBlocks<Isa, dtype> {
     if (multiplication_divides(scale)) {
       const auto c = Isa::set_float(127.0f);
       const Floats multiplier = replace_where_zero(scale, div({c, c}, amax), 0.0f);
-      comm_quantise_groups<store_low_bytes, mul>(count, q + begin, multiplier, value);
+      comm_quantise_groups<store_rounded_within_range, mul>(count, q + begin, multiplier, value);
     } else {
       constexpr float kInfinity = __builtin_huge_valf();  // what is divided by it gives 0
       const Floats divisor = replace_where_zero(scale, scale, kInfinity);
-      comm_quantise_groups<store_bytes, div_zero_for_nan>(count, q + begin, divisor, value);
+      comm_quantise_groups<store_rounded, div_zero_for_nan>(count, q + begin, divisor, value);
     }
   }
 
@@ -300,7 +307,7 @@ class SimdRow : SimdBlocks<Isa, dtype> {
     for_each_block(h, [=, &spread](std::int64_t i, std::int64_t count) {
       const Floats operand = Order::spread_groups(spread + i / kCommGroup);
       const Floats quotient = kCombine(value(i, count), operand);
-      kStore(q, i, count, {comm_round(quotient.a), comm_round(quotient.b)});
+      kStore(q, i, count, quotient);
     });
   }
 
@@ -344,6 +351,22 @@ class SimdRow : SimdBlocks<Isa, dtype> {
     alignas(64) char padded[kBlockBytes * kCommGroup] = {};
     std::memcpy(padded, p, static_cast<std::size_t>(count) * sizeof(Storage));
     return Form::magnitudes_of_groups(padded);
+  }
+
+  /// RNE_int8(RNE_half(quotient)).
+  static void store_rounded(std::int8_t* q, std::int64_t i, std::int64_t count, Floats quotient) {
+    store_bytes(q, i, count, {comm_round(quotient.a), comm_round(quotient.b)});
+  }
+  /// The same where every result is within +-127.
+  static void store_rounded_within_range(std::int8_t* q,
+                                         std::int64_t i,
+                                         std::int64_t count,
+                                         Floats quotient) {
+    if constexpr (Isa::kHasHalves) {
+      store_halves(q, i, count, quotient);
+    } else {
+      store_low_bytes(q, i, count, {comm_round(quotient.a), comm_round(quotient.b)});
+    }
   }
 
   static Int comm_round(typename Isa::Float quotient) {

@@ -47,6 +47,7 @@ struct Sequential {
   }
   static Int to_words(IntPair<Isa> v) { return Isa::pack_words(v.a, v.b); }
   static void store_low_bytes(void* p, IntPair<Isa> v) { Isa::store_low_bytes(p, v); }
+  static void store_halves_as_bytes(void* p, FloatPair<Isa> v) { Isa::store_halves_as_bytes(p, v); }
   static IntPair<Isa> load_bytes(const void* p) {
     return {Isa::load_signed_bytes(p), Isa::load_signed_bytes(second_half<std::int8_t>(p))};
   }
@@ -76,6 +77,9 @@ struct Interleaved {
     return Isa::blend_words(v.a, Isa::template shift_left<16>(v.b));
   }
   static void store_low_bytes(void* p, IntPair<Isa> v) { Isa::store_low_bytes_interleaved(p, v); }
+  static void store_halves_as_bytes(void* p, FloatPair<Isa> v) {
+    Isa::store_halves_as_bytes_interleaved(p, v);
+  }
   static IntPair<Isa> load_bytes(const void* p) {
     const Int words = Isa::load_signed_words(p);
     const Int even_on_top = Isa::template shift_left<24>(words);

@@ -48,7 +48,7 @@ void register_stage(const std::string& stage,
                     Place place,
                     Ceiling ceiling,
                     const Traffic& traffic,
-                    RowStage run) {
+                    const RowStage& run) {
   register_ceiling(place, ceiling, traffic);
   const std::string name = stage + "/" + name_of(place) + "/" + set;
   benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {

@@ -29,7 +29,7 @@ void register_stage(const std::string& stage,
                     Place place,
                     Ceiling ceiling,
                     const Traffic& traffic,
-                    RowStage run);
+                    const RowStage& run);
 
 /// The same in every place with every set that this machine runs; stage_of(kernels) makes the run.
 template <class StageOf>

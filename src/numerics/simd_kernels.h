@@ -42,8 +42,14 @@ class SimdRow : SimdBlocks<Isa, dtype> {
   static void quantise(
       const void* x, const float* smooth, std::int64_t h, std::int8_t* q, float* scale) {
     if (smooth == nullptr) {
-      const auto value = [=](std::int64_t i, std::int64_t count) { return load_row(x, i, count); };
-      quantise_values(x, h, q, scale, max_magnitude(x, h), value);
+      // Rows are quantised in their order: the next one arrives while this one is computed. Beside
+      // smooth scales the first cache has no room for it.
+      const char* const next_row = static_cast<const char*>(x) + h * std::int64_t{sizeof(Storage)};
+      const auto value = [=](std::int64_t i, std::int64_t count) {
+        prefetch_lines<kBlockBytes>(next_row + i * std::int64_t{sizeof(Storage)});
+        return load_row(x, i, count);
+      };
+      quantise_values(h, q, scale, max_magnitude(x, h), value);
       return;
     }
     const auto f = [=](std::int64_t i, std::int64_t count) {
@@ -53,7 +59,7 @@ class SimdRow : SimdBlocks<Isa, dtype> {
     for_each_block(h, [&](std::int64_t i, std::int64_t count) {
       magnitude = Isa::max_u32(magnitude, magnitude_of(f(i, count)));
     });
-    quantise_values(x, h, q, scale, Isa::reduce_max_u32(magnitude), f);
+    quantise_values(h, q, scale, Isa::reduce_max_u32(magnitude), f);
   }
 
   static void weighted_sum(const Term* terms, std::int64_t num_terms, std::int64_t h, void* out) {
@@ -225,14 +231,10 @@ class SimdRow : SimdBlocks<Isa, dtype> {
     return sum_of_lanes_out_of_line(lanes);
   }
 
-  /// f(i, count): the floats of a block of x, `count` of them and zeros.
+  /// f(i, count): the floats of a block, `count` of them and zeros.
   template <class Values>
-  [[gnu::always_inline]] static void quantise_values(const void* x,
-                                                     std::int64_t h,
-                                                     std::int8_t* q,
-                                                     float* scale,
-                                                     std::uint32_t amax_bits,
-                                                     Values f) {
+  [[gnu::always_inline]] static void quantise_values(
+      std::int64_t h, std::int8_t* q, float* scale, std::uint32_t amax_bits, Values f) {
     const RowScale row_scale = row_scale_out_of_line(amax_bits);
     std::memcpy(scale, &row_scale.scale, sizeof(float));
     if (row_scale.multiplier == 0.0f) {
@@ -240,10 +242,7 @@ class SimdRow : SimdBlocks<Isa, dtype> {
       return;
     }
     const auto multiplier = Isa::set_float(row_scale.multiplier);
-    // Rows are quantised in their order: the next one arrives while this one is computed.
-    const char* const next_row = static_cast<const char*>(x) + h * std::int64_t{sizeof(Storage)};
     for_each_block(h, [=](std::int64_t i, std::int64_t count) {
-      prefetch_lines<kBlockBytes>(next_row + i * std::int64_t{sizeof(Storage)});
       const Floats scaled = mul(f(i, count), {multiplier, multiplier});
       store_low_bytes(q, i, count, {Isa::to_ints(scaled.a), Isa::to_ints(scaled.b)});
     });

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+SOURCES = Path("src", "numerics")
 OBJECTS = Path("build", "release", "src", "CMakeFiles", "waybill.dir", "numerics")
 
 
@@ -26,7 +27,9 @@ def main() -> int:
     for line in found:
         print(line)
     print(f"simd symbols: {len(objects)} objects, {len(found)} weak functions")
-    return 1 if found or len(objects) != 2 else 0
+    built = [path.stem for path in objects]  # x.cc of x.cc.o
+    sources = [path.name for path in sorted(SOURCES.glob("kernels_avx*.cc"))]
+    return 1 if found or not sources or built != sources else 0
 
 
 if __name__ == "__main__":

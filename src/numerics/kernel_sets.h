@@ -1,5 +1,7 @@
 #pragma once
 
+#include <span>
+
 #include "numerics/kernels.h"
 #include "numerics/scalar.h"
 
@@ -11,9 +13,22 @@ extern const Kernels kScalarKernels;
 /// Only where the library is built for x86-64. Their functions: only where the machine has the set.
 extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
+/// The same level: with AVX512_BF16; with that and AVX512_FP16.
+extern const Kernels kAvx512Bf16Kernels;
+extern const Kernels kAvx512Fp16Kernels;
 
 /// Only where the library is built for AArch64.
 extern const Kernels kNeonKernels;
+
+/// One of the sets there are.
+struct KernelSet {
+  const char* name;
+  const Kernels& kernels;
+  bool supported;  ///< by this machine
+};
+
+/// All of them, each later one better than those before.
+std::span<const KernelSet> kernel_sets() noexcept;
 
 /// row_scale_of and sum_of_lanes, out of line. The files of one instruction set call these: an
 /// inline function that they instantiate could be the copy that the linker keeps for machines

@@ -1,6 +1,7 @@
 #include "numerics/kernels.h"
 
-#include <initializer_list>
+#include <algorithm>
+#include <array>
 
 #include "numerics/kernel_sets.h"
 
@@ -17,7 +18,14 @@ namespace waybill::numerics {
 
 namespace {
 
-/// clang's __builtin_cpu_supports does not know this one.
+// clang's __builtin_cpu_supports does not know these.
+
+bool has_fp16() noexcept {
+  constexpr unsigned kFp16 = 1U << 23;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & kFp16) != 0;
+}
+
 bool has_f16c() noexcept {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
@@ -27,65 +35,65 @@ bool has_f16c() noexcept {
 
 void stream_fence() noexcept { _mm_sfence(); }
 
-bool is_supported(SimdLevel level) noexcept {
-  // __builtin_cpu_supports looks at XCR0 too: at what the operating system saves.
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && has_f16c();
-  switch (level) {
-    case SimdLevel::kScalar:
-      return true;
-    case SimdLevel::kAvx2:
-      return avx2;
-    case SimdLevel::kAvx512:
-      return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    case SimdLevel::kNeon:
-      break;
-  }
-  return false;
-}
-
-const Kernels& kernels(SimdLevel level) noexcept {
-  switch (level) {
-    case SimdLevel::kScalar:
-      return kScalarKernels;
-    case SimdLevel::kAvx2:
-      return kAvx2Kernels;
-    case SimdLevel::kAvx512:
-      return kAvx512Kernels;
-    case SimdLevel::kNeon:
-      break;
-  }
-  return kScalarKernels;
-}
-
-#elif defined(__aarch64__)
-
-void stream_fence() noexcept { std::atomic_thread_fence(std::memory_order_release); }
-
-bool is_supported(SimdLevel level) noexcept {
-  return level == SimdLevel::kScalar || level == SimdLevel::kNeon;
-}
-
-const Kernels& kernels(SimdLevel level) noexcept {
-  return level == SimdLevel::kNeon ? kNeonKernels : kScalarKernels;
+std::span<const KernelSet> kernel_sets() noexcept {
+  static const std::array sets = [] {
+    // __builtin_cpu_supports looks at XCR0 too: at what the operating system saves.
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && has_f16c();
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                        __builtin_cpu_supports("avx512vl");
+    const bool avx512_bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+    return std::array{KernelSet{"scalar", kScalarKernels, true},
+                      KernelSet{"avx2", kAvx2Kernels, avx2},
+                      KernelSet{"avx512", kAvx512Kernels, avx512},
+                      KernelSet{"avx512_bf16", kAvx512Bf16Kernels, avx512_bf16},
+                      KernelSet{"avx512_fp16", kAvx512Fp16Kernels, avx512_bf16 && has_fp16()}};
+  }();
+  return sets;
 }
 
 #else
 
 void stream_fence() noexcept { std::atomic_thread_fence(std::memory_order_release); }
 
-bool is_supported(SimdLevel level) noexcept { return level == SimdLevel::kScalar; }
-
-const Kernels& kernels(SimdLevel) noexcept { return kScalarKernels; }
+std::span<const KernelSet> kernel_sets() noexcept {
+#if defined(__aarch64__)
+  static constexpr KernelSet kSets[] = {{"scalar", kScalarKernels, true},
+                                        {"neon", kNeonKernels, true}};
+#else
+  static constexpr KernelSet kSets[] = {{"scalar", kScalarKernels, true}};
+#endif
+  return kSets;
+}
 
 #endif
 
-const Kernels& best_kernels() noexcept {
-  for (const SimdLevel level : {SimdLevel::kNeon, SimdLevel::kAvx512, SimdLevel::kAvx2}) {
-    if (is_supported(level)) return kernels(level);
+bool is_supported(SimdLevel level) noexcept {
+  const std::span sets = kernel_sets();
+  return std::any_of(sets.begin(), sets.end(), [=](const KernelSet& set) {
+    return set.supported && set.kernels.level == level;
+  });
+}
+
+const Kernels& kernels(SimdLevel level) noexcept {
+  const Kernels* best = &kScalarKernels;
+  for (const KernelSet& set : kernel_sets()) {
+    if (set.supported && set.kernels.level == level) {
+      best = &set.kernels;
+    }
   }
-  return kScalarKernels;
+  return *best;
+}
+
+const Kernels& best_kernels() noexcept {
+  const Kernels* best = &kScalarKernels;
+  for (const KernelSet& set : kernel_sets()) {
+    if (set.supported) {
+      best = &set.kernels;
+    }
+  }
+  return *best;
 }
 
 }  // namespace waybill::numerics

@@ -1,12 +1,14 @@
 #if defined(__x86_64__)
 
+#include "numerics/simd_copy.h"
+#include "numerics/simd_kernels.h"
 #include "numerics/simd_x86.h"
 
 namespace waybill::numerics {
 namespace {
 
 /// Primitives on 256 bits: AVX2 and F16C. Each does what the one of this name in
-/// kernels_avx512.cc is said to do.
+/// simd_avx512.h is said to do.
 struct Avx2 : X86<Avx2> {
   using Float = __m256;
   using Int = __m256i;
@@ -96,14 +98,14 @@ struct Avx2 : X86<Avx2> {
   static Int narrow_to_halves(Floats v) { return _mm256_set_m128i(to_halves(v.b), to_halves(v.a)); }
   static Float round_to_half(Float v) { return _mm256_cvtph_ps(to_halves(v)); }
 
-  static Int round_to_upper_half(Float v) {
-    const Int bits = as_ints(v);
-    const Int last_kept_bit = bit_and(_mm256_srli_epi32(bits, 16), set_int(1));
-    const Int increment = _mm256_add_epi32(last_kept_bit, set_int(0x7fff));
-    const Float quiet = as_floats(_mm256_or_si256(bits, set_int(0x0040'0000)));
-    const Float rounded = as_floats(_mm256_add_epi32(bits, increment));
-    return as_ints(_mm256_blendv_ps(rounded, quiet, _mm256_cmp_ps(v, v, _CMP_UNORD_Q)));
+  static IntPair<Avx2> round_to_upper_halves(Floats v) {
+    if (_mm256_movemask_ps(_mm256_cmp_ps(v.a, v.b, _CMP_UNORD_Q)) != 0) [[unlikely]] {
+      return {keep_nan(v.a, round_number(v.a)), keep_nan(v.b, round_number(v.b))};
+    }
+    return {round_number(v.a), round_number(v.b)};
   }
+  static constexpr bool kHasBfloats = false;
+  static constexpr bool kHasHalves = false;
 
   static Float to_floats(Int v) { return _mm256_cvtepi32_ps(v); }
   static Int to_ints(Float v) { return _mm256_cvtps_epi32(v); }
@@ -126,6 +128,12 @@ struct Avx2 : X86<Avx2> {
         _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
     _mm_storeu_si128(static_cast<__m128i*>(p), _mm_max_epi8(bytes, _mm_set1_epi8(-127)));
   }
+  static void store_low_bytes(void* p, IntPair<Avx2> v) {
+    store_words_as_bytes(p, pack_words(v.a, v.b));
+  }
+  static void store_low_bytes_interleaved(void* p, IntPair<Avx2> v) {
+    store_words_as_bytes(p, blend_words(v.a, shift_left<16>(v.b)));
+  }
   static Int load_signed_bytes(const void* p) {
     return _mm256_cvtepi8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p)));
   }
@@ -141,6 +149,16 @@ struct Avx2 : X86<Avx2> {
   }
 
  private:
+  static Int round_number(Float v) {
+    const Int bits = as_ints(v);
+    const Int last_kept_bit = bit_and(_mm256_srli_epi32(bits, 16), set_int(1));
+    return _mm256_add_epi32(bits, _mm256_add_epi32(last_kept_bit, set_int(0x7fff)));
+  }
+  static Int keep_nan(Float v, Int rounded) {
+    const Float quiet = as_floats(_mm256_or_si256(as_ints(v), set_int(0x0040'0000)));
+    const Float is_nan = _mm256_cmp_ps(v, v, _CMP_UNORD_Q);
+    return as_ints(_mm256_blendv_ps(as_floats(rounded), quiet, is_nan));
+  }
   static Float middle_swapped(Float v) {
     return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(v), 0xd8));
   }

@@ -2,13 +2,14 @@
 
 #include <arm_neon.h>
 
+#include "numerics/simd_copy.h"
 #include "numerics/simd_kernels.h"
 
 namespace waybill::numerics {
 namespace {
 
 /// Primitives on 128 bits: Advanced SIMD, which every machine of this architecture has. Each does
-/// what the one of this name in kernels_avx512.cc is said to do.
+/// what the one of this name in simd_avx512.h is said to do.
 struct Neon {
   using Float = float32x4_t;
   using Int = int32x4_t;
@@ -93,13 +94,11 @@ struct Neon {
   }
   static Float round_to_half(Float v) { return vcvt_f32_f16(vcvt_f16_f32(v)); }
 
-  static Int round_to_upper_half(Float v) {
-    const Int bits = as_ints(v);
-    const Int last_kept_bit = bit_and(shift_right<16>(bits), set_int(1));
-    const Int rounded = vaddq_s32(bits, vaddq_s32(last_kept_bit, set_int(0x7fff)));
-    const Int quiet = vorrq_s32(bits, set_int(0x0040'0000));
-    return vbslq_s32(vceqq_f32(v, v), rounded, quiet);
+  static IntPair<Neon> round_to_upper_halves(Floats v) {
+    return {round_to_upper_half(v.a), round_to_upper_half(v.b)};
   }
+  static constexpr bool kHasBfloats = false;
+  static constexpr bool kHasHalves = false;
 
   static Float to_floats(Int v) { return vcvtq_f32_s32(v); }
   static Int to_ints(Float v) { return vcvtnq_s32_f32(v); }
@@ -119,8 +118,14 @@ struct Neon {
     return vreinterpretq_s32_s16(vqmovn_high_s32(vqmovn_s32(low), high));
   }
   static void store_words_as_bytes(void* p, Int words) {
-    const int8x8_t bytes = vqmovn_s16(vreinterpretq_s16_s32(words));
+    const int8x8_t bytes = vqmovn_s16(as_words(words));
     vst1_s8(static_cast<std::int8_t*>(p), vmax_s8(bytes, vdup_n_s8(-127)));
+  }
+  static void store_low_bytes(void* p, IntPair<Neon> v) {
+    store_low_bytes_of_words(p, vuzp1q_s16(as_words(v.a), as_words(v.b)));
+  }
+  static void store_low_bytes_interleaved(void* p, IntPair<Neon> v) {
+    store_low_bytes_of_words(p, vtrn1q_s16(as_words(v.a), as_words(v.b)));
   }
   static Int load_signed_bytes(const void* p) {
     std::uint32_t bytes = 0;
@@ -141,6 +146,17 @@ struct Neon {
   }
 
  private:
+  static Int round_to_upper_half(Float v) {
+    const Int bits = as_ints(v);
+    const Int last_kept_bit = bit_and(shift_right<16>(bits), set_int(1));
+    const Int rounded = vaddq_s32(bits, vaddq_s32(last_kept_bit, set_int(0x7fff)));
+    const Int quiet = vorrq_s32(bits, set_int(0x0040'0000));
+    return vbslq_s32(vceqq_f32(v, v), rounded, quiet);
+  }
+  static void store_low_bytes_of_words(void* p, int16x8_t words) {
+    vst1_s8(static_cast<std::int8_t*>(p), vmovn_s16(words));
+  }
+  static int16x8_t as_words(Int v) { return vreinterpretq_s16_s32(v); }
   static uint32x4_t as_unsigned(Int v) { return vreinterpretq_u32_s32(v); }
   static Int as_signed(uint32x4_t v) { return vreinterpretq_s32_u32(v); }
   static void stream_pair(void* to, Int low, Int high) {

@@ -1,28 +1,55 @@
 #pragma once
 
-#include "numerics/simd_rows.h"
+#include <utility>
+
+#include "numerics/simd_blocks.h"
 
 namespace waybill::numerics {
 
 template <class Isa, DType dtype>
-class SimdRow {
-  using Form = Format<Isa, dtype>;
-  using Order = typename Form::Order;
-  using Storage = typename Form::Storage;
-  using Int = typename Isa::Int;
-  using Floats = FloatPair<Isa>;
-
-  static constexpr std::int64_t kBlock = 2 * Isa::kLanes;
-  static constexpr std::int64_t kChunk = kBlock * kCommGroup;  ///< one block of groups
-  static constexpr std::int64_t kBlockBytes = kBlock * std::int64_t{sizeof(Storage)};
+class SimdRow : SimdBlocks<Isa, dtype> {
+  using Blocks = SimdBlocks<Isa, dtype>;
+  using Blocks::add;
+  using Blocks::div;
+  using Blocks::div_zero_for_nan;
+  using Blocks::for_each_block;
+  using Blocks::kBlock;
+  using Blocks::kBlockBytes;
+  using Blocks::kChunk;
+  using Blocks::load_bytes;
+  using Blocks::load_floats;
+  using Blocks::load_raw;
+  using Blocks::load_row;
+  using Blocks::load_wide;
+  using Blocks::mul;
+  using Blocks::replace_where_zero;
+  using Blocks::store_bytes;
+  using Blocks::store_floats;
+  using Blocks::store_halves;
+  using Blocks::store_low_bytes;
+  using Blocks::store_normals;
+  using Blocks::store_row;
+  using Blocks::store_wide;
+  using Blocks::zeros;
+  using typename Blocks::Floats;
+  using typename Blocks::Form;
+  using typename Blocks::Int;
+  using typename Blocks::Order;
+  using typename Blocks::Storage;
+  using typename Blocks::WideOrder;
 
  public:
   static void quantise(
       const void* x, const float* smooth, std::int64_t h, std::int8_t* q, float* scale) {
     if (smooth == nullptr) {
-      quantise_values(h, q, scale, max_magnitude(x, h), [=](std::int64_t i, std::int64_t count) {
+      // Rows are quantised in their order: the next one arrives while this one is computed. Beside
+      // smooth scales the first cache has no room for it.
+      const char* const next_row = static_cast<const char*>(x) + h * std::int64_t{sizeof(Storage)};
+      const auto value = [=](std::int64_t i, std::int64_t count) {
+        prefetch_lines<kBlockBytes>(next_row + i * std::int64_t{sizeof(Storage)});
         return load_row(x, i, count);
-      });
+      };
+      quantise_values(h, q, scale, max_magnitude(x, h), value);
       return;
     }
     const auto f = [=](std::int64_t i, std::int64_t count) {
@@ -56,7 +83,7 @@ class SimdRow {
 
   static void round(const float* f, std::int64_t h, void* out) {
     for_each_block(h, [=](std::int64_t i, std::int64_t count) {
-      store_row(out, i, count, load_floats(f, i, count));
+      store_wide(out, i, count, load_wide(f, i, count));
     });
   }
 
@@ -77,71 +104,39 @@ class SimdRow {
   static void normalise(const float* f, float rstd, const void* gamma, std::int64_t h, void* y) {
     const auto factor = Isa::set_float(rstd);
     for_each_block(h, [=](std::int64_t i, std::int64_t count) {
-      const Floats normalised = Form::round(mul(load_floats(f, i, count), {factor, factor}));
+      const Floats product = mul(load_wide(f, i, count), {factor, factor});
+      const Floats normalised = Form::round_wide(product);
       store_row(y, i, count, mul(normalised, load_row(gamma, i, count)));
     });
   }
 
   static void comm_quantise(const void* x, std::int64_t h, std::int8_t* q, void* scales) {
-    for_each_chunk(h, [=](std::int64_t begin, std::int64_t count, std::int64_t num_groups) {
-      const Floats amax = Form::widen(magnitudes_of_groups(x, begin, count));
-      const auto factor = Isa::set_float(kCommFactor);
-      const Floats scale = mul(amax, {factor, factor});
-      store_row(scales, begin / kCommGroup, num_groups, scale);
-
-      const auto value = [=](std::int64_t i, std::int64_t block_count) {
-        return load_row(x, begin + i, block_count);
-      };
-      if (multiplication_divides(scale)) {
-        const auto c = Isa::set_float(127.0f);
-        const Floats multiplier = replace_where_zero(scale, div({c, c}, amax), 0.0f);
-        comm_quantise_groups(count, q + begin, multiplier, value, mul);
-      } else {
-        constexpr float kInfinity = __builtin_huge_valf();  // what is divided by it gives 0
-        const Floats divisor = replace_where_zero(scale, scale, kInfinity);
-        comm_quantise_groups(count, q + begin, divisor, value, div_zero_for_nan);
-      }
-    });
+    std::int64_t begin = 0;
+    for (; begin + kChunk <= h; begin += kChunk) comm_quantise_chunk(x, begin, kChunk, q, scales);
+    if (begin < h) comm_quantise_chunk(x, begin, h - begin, q, scales);
   }
 
   static void comm_dequantise(const std::int8_t* q, const void* scales, std::int64_t h, void* out) {
-    for_each_chunk(h, [=](std::int64_t begin, std::int64_t count, std::int64_t num_groups) {
-      alignas(64) float factors[kBlock];
-      Order::store_floats(factors, load_row(scales, begin / kCommGroup, num_groups));
-      for_each_block(count, [&](std::int64_t i, std::int64_t block_count) {
-        const IntPair<Isa> ints = load_bytes(q, begin + i, block_count);
-        const Floats value = {Isa::to_floats(ints.a), Isa::to_floats(ints.b)};
-        const Floats factor = Order::spread_groups(factors + i / kCommGroup);
-        store_row(out, begin + i, block_count, mul(value, factor));
-      });
-    });
+    std::int64_t begin = 0;
+    for (; begin + kChunk <= h; begin += kChunk) {
+      comm_dequantise_chunk(q, scales, begin, kChunk, out);
+    }
+    if (begin < h) comm_dequantise_chunk(q, scales, begin, h - begin, out);
   }
 
  private:
-  /// body(first element, number of elements): kBlock of them, fewer the last time.
-  template <class Body>
-  [[gnu::always_inline]] static void for_each_block(std::int64_t h, Body body) {
-    std::int64_t i = 0;
-    for (; i + kBlock <= h; i += kBlock) body(i, kBlock);
-    if (i < h) body(i, h - i);
-  }
-
-  /// body(first element, number of elements, number of groups): one block of groups at a time.
-  template <class Body>
-  [[gnu::always_inline]] static void for_each_chunk(std::int64_t h, Body body) {
-    for (std::int64_t begin = 0; begin < h; begin += kChunk) {
-      const std::int64_t count = h - begin < kChunk ? h - begin : kChunk;
-      body(begin, count, (count + kCommGroup - 1) / kCommGroup);
-    }
-  }
-
   /// finish(i, count, start(i, count) plus the terms) for each block.
   template <class Start, class Finish>
   [[gnu::always_inline]] static void add_terms(
       const Term* terms, std::int64_t num_terms, std::int64_t h, Start start, Finish finish) {
+    std::int64_t i = 0;
+    if (num_terms >= 8) {
+      i = add_in_runs(std::make_index_sequence<8>{}, terms, num_terms, h, start, finish);
+    } else if (num_terms >= 4) {
+      i = add_in_runs(std::make_index_sequence<4>{}, terms, num_terms, h, start, finish);
+    }
     // Accumulators of this many blocks fit the registers, of AVX2 too.
     constexpr std::int64_t kBlocks = 4;
-    std::int64_t i = 0;
     for (; i + kBlocks * kBlock <= h; i += kBlocks * kBlock) {
       add_to_blocks<kBlocks>(terms, num_terms, i, kBlock, start, finish);
     }
@@ -149,6 +144,36 @@ class SimdRow {
       add_to_blocks<1>(terms, num_terms, i, kBlock, start, finish);
     }
     if (i < h) add_to_blocks<1>(terms, num_terms, i, h - i, start, finish);
+  }
+
+  /// For pairs of blocks, whose number of elements is returned. The addresses and weights of the
+  /// first terms, as many as kTerm has, stay in registers.
+  template <std::size_t... kTerm, class Start, class Finish>
+  [[gnu::always_inline]] static std::int64_t add_in_runs(std::index_sequence<kTerm...>,
+                                                         const Term* terms,
+                                                         std::int64_t num_terms,
+                                                         std::int64_t h,
+                                                         Start start,
+                                                         Finish finish) {
+    constexpr std::int64_t kBlocks = 2;
+    // The processor's own prefetching ends with each page, and rows are few pages long.
+    constexpr std::int64_t kAhead = 512;
+    const char* const rows[] = {static_cast<const char*>(terms[kTerm].row)...};
+    const typename Isa::Float weights[] = {Isa::set_float(terms[kTerm].weight)...};
+    const Term* const rest = terms + sizeof...(kTerm);
+    std::int64_t i = 0;
+    for (; i + kBlocks * kBlock <= h; i += kBlocks * kBlock) {
+      Floats acc[kBlocks];
+      for (std::int64_t b = 0; b < kBlocks; ++b) acc[b] = start(i + b * kBlock, kBlock);
+      const std::int64_t offset = i * std::int64_t{sizeof(Storage)} + kAhead;
+      (prefetch_lines<kBlocks * kBlockBytes>(rows[kTerm] + offset), ...);
+      (add_row<kBlocks>(acc, rows[kTerm], i, kBlock, weights[kTerm]), ...);
+      for (const Term* term = rest; term != terms + num_terms; ++term) {
+        add_row<kBlocks>(acc, term->row, i, kBlock, Isa::set_float(term->weight));
+      }
+      for (std::int64_t b = 0; b < kBlocks; ++b) finish(i + b * kBlock, kBlock, acc[b]);
+    }
+    return i;
   }
 
   template <std::int64_t kBlocks, class Start, class Finish>
@@ -161,14 +186,27 @@ class SimdRow {
     Floats acc[kBlocks];
     for (std::int64_t b = 0; b < kBlocks; ++b) acc[b] = start(i + b * kBlock, count);
     for (const Term* term = terms; term != terms + num_terms; ++term) {
-      const auto weight = Isa::set_float(term->weight);
-      for (std::int64_t b = 0; b < kBlocks; ++b) {
-        const Floats value = load_row(term->row, i + b * kBlock, count);
-        acc[b].a = Isa::add(acc[b].a, Isa::mul(value.a, weight));
-        acc[b].b = Isa::add(acc[b].b, Isa::mul(value.b, weight));
-      }
+      add_row<kBlocks>(acc, term->row, i, count, Isa::set_float(term->weight));
     }
     for (std::int64_t b = 0; b < kBlocks; ++b) finish(i + b * kBlock, count, acc[b]);
+  }
+
+  template <std::int64_t kBlocks>
+  [[gnu::always_inline]] static void add_row(Floats* acc,
+                                             const void* row,
+                                             std::int64_t i,
+                                             std::int64_t count,
+                                             typename Isa::Float weight) {
+    for (std::int64_t b = 0; b < kBlocks; ++b) {
+      const Floats value = load_row(row, i + b * kBlock, count);
+      acc[b].a = Isa::add(acc[b].a, Isa::mul(value.a, weight));
+      acc[b].b = Isa::add(acc[b].b, Isa::mul(value.b, weight));
+    }
+  }
+
+  template <std::int64_t kBytes>
+  [[gnu::always_inline]] static void prefetch_lines(const char* p) {
+    for (std::int64_t line = 0; line < kBytes; line += 64) __builtin_prefetch(p + line);
   }
 
   /// The sum of values(i, count) over h in the order of kSumLanes. Past h the values are zeros,
@@ -220,7 +258,7 @@ class SimdRow {
     const auto multiplier = Isa::set_float(row_scale.multiplier);
     for_each_block(h, [=](std::int64_t i, std::int64_t count) {
       const Floats scaled = mul(f(i, count), {multiplier, multiplier});
-      store_bytes(q, i, count, {Isa::to_ints(scaled.a), Isa::to_ints(scaled.b)});
+      store_low_bytes(q, i, count, {Isa::to_ints(scaled.a), Isa::to_ints(scaled.b)});
     });
   }
 
@@ -234,19 +272,74 @@ class SimdRow {
            Isa::all_zero_or_within(kLeast, kInfinity, scale.b);
   }
 
-  /// q = RNE_int8(RNE_half(combine(value, operand of the group))).
-  template <class Values>
+  [[gnu::always_inline]] static void comm_quantise_chunk(
+      const void* x, std::int64_t begin, std::int64_t count, std::int8_t* q, void* scales) {
+    const Floats amax = Form::widen(magnitudes_of_groups(x, begin, count));
+    const auto factor = Isa::set_float(kCommFactor);
+    const Floats scale = mul(amax, {factor, factor});
+    store_row(scales, begin / kCommGroup, num_groups_in(count), scale);
+
+    const auto value = [=](std::int64_t i, std::int64_t block_count) {
+      return load_row(x, begin + i, block_count);
+    };
+    if (multiplication_divides(scale)) {
+      const auto c = Isa::set_float(127.0f);
+      const Floats multiplier = replace_where_zero(scale, div({c, c}, amax), 0.0f);
+      comm_quantise_groups<store_rounded_within_range, mul>(count, q + begin, multiplier, value);
+    } else {
+      constexpr float kInfinity = __builtin_huge_valf();  // what is divided by it gives 0
+      const Floats divisor = replace_where_zero(scale, scale, kInfinity);
+      comm_quantise_groups<store_rounded, div_zero_for_nan>(count, q + begin, divisor, value);
+    }
+  }
+
+  [[gnu::always_inline]] static void comm_dequantise_chunk(
+      const std::int8_t* q, const void* scales, std::int64_t begin, std::int64_t count, void* out) {
+    const Floats scale = load_row(scales, begin / kCommGroup, num_groups_in(count));
+    // An integer times what is no subnormal is none either.
+    if (Form::has_subnormal(scale)) [[unlikely]] {
+      comm_dequantise_groups<store_wide>(q, scale, begin, count, out);
+    } else {
+      comm_dequantise_groups<store_normals>(q, scale, begin, count, out);
+    }
+  }
+
+  static std::int64_t num_groups_in(std::int64_t count) {
+    return (count + kCommGroup - 1) / kCommGroup;
+  }
+
+  /// q = RNE_int8(RNE_half(kCombine(value, operand of the group))).
+  template <auto kStore, auto kCombine, class Values>
   [[gnu::always_inline]] static void comm_quantise_groups(std::int64_t h,
                                                           std::int8_t* q,
                                                           Floats operands,
-                                                          Values value,
-                                                          Floats (*combine)(Floats, Floats)) {
+                                                          Values value) {
     alignas(64) float spread[kBlock];
     Order::store_floats(spread, operands);
+    keep_in_memory(spread);
     for_each_block(h, [=, &spread](std::int64_t i, std::int64_t count) {
       const Floats operand = Order::spread_groups(spread + i / kCommGroup);
-      const Floats quotient = combine(value(i, count), operand);
-      store_bytes(q, i, count, {comm_round(quotient.a), comm_round(quotient.b)});
+      const Floats quotient = kCombine(value(i, count), operand);
+      kStore(q, i, count, quotient);
+    });
+  }
+
+  /// Spreading is a load that broadcasts; from registers compilers make several moves of it.
+  [[gnu::always_inline]] static void keep_in_memory(float (&floats)[kBlock]) {
+    asm("" : "+m"(floats));
+  }
+
+  template <auto kStore>
+  [[gnu::always_inline]] static void comm_dequantise_groups(
+      const std::int8_t* q, Floats scale, std::int64_t begin, std::int64_t h, void* out) {
+    alignas(64) float factors[kBlock];
+    Order::store_floats(factors, scale);
+    keep_in_memory(factors);
+    for_each_block(h, [=, &factors](std::int64_t i, std::int64_t count) {
+      const IntPair<Isa> ints = load_bytes(q, begin + i, count);
+      const Floats value = {Isa::to_floats(ints.a), Isa::to_floats(ints.b)};
+      const Floats factor = WideOrder::spread_groups(factors + i / kCommGroup);
+      kStore(out, begin + i, count, mul(value, factor));
     });
   }
 
@@ -273,98 +366,25 @@ class SimdRow {
     return Form::magnitudes_of_groups(padded);
   }
 
+  /// RNE_int8(RNE_half(quotient)).
+  static void store_rounded(std::int8_t* q, std::int64_t i, std::int64_t count, Floats quotient) {
+    store_bytes(q, i, count, {comm_round(quotient.a), comm_round(quotient.b)});
+  }
+  /// The same where every result is within +-127.
+  static void store_rounded_within_range(std::int8_t* q,
+                                         std::int64_t i,
+                                         std::int64_t count,
+                                         Floats quotient) {
+    if constexpr (Isa::kHasHalves) {
+      store_halves(q, i, count, quotient);
+    } else {
+      store_low_bytes(q, i, count, {comm_round(quotient.a), comm_round(quotient.b)});
+    }
+  }
+
   static Int comm_round(typename Isa::Float quotient) {
     return Isa::to_ints(Isa::round_to_half(quotient));
   }
-
-  static Floats zeros() { return {Isa::set_float(0.0f), Isa::set_float(0.0f)}; }
-  static Floats add(Floats x, Floats y) { return {Isa::add(x.a, y.a), Isa::add(x.b, y.b)}; }
-  static Floats mul(Floats x, Floats y) { return {Isa::mul(x.a, y.a), Isa::mul(x.b, y.b)}; }
-  static Floats div(Floats x, Floats y) { return {Isa::div(x.a, y.a), Isa::div(x.b, y.b)}; }
-  static Floats div_zero_for_nan(Floats x, Floats y) {
-    return {Isa::zero_for_nan(Isa::div(x.a, y.a)), Isa::zero_for_nan(Isa::div(x.b, y.b))};
-  }
-  static Floats replace_where_zero(Floats key, Floats v, float other) {
-    return {Isa::replace_where_zero(key.a, v.a, other), Isa::replace_where_zero(key.b, v.b, other)};
-  }
-
-  // Loads and stores of a block, which may be short: through a buffer, padded with zeros.
-
-  template <class Element, auto kLoad>
-  [[gnu::always_inline]] static auto load_padded(const void* row,
-                                                 std::int64_t i,
-                                                 std::int64_t count) {
-    const char* p = static_cast<const char*>(row) + i * std::int64_t{sizeof(Element)};
-    if (count == kBlock) return kLoad(p);
-    alignas(64) char padded[kBlock * sizeof(Element)] = {};
-    std::memcpy(padded, p, static_cast<std::size_t>(count) * sizeof(Element));
-    return kLoad(padded);
-  }
-
-  template <class Element, auto kStore, class Value>
-  [[gnu::always_inline]] static void store_padded(void* row,
-                                                  std::int64_t i,
-                                                  std::int64_t count,
-                                                  Value v) {
-    char* p = static_cast<char*>(row) + i * std::int64_t{sizeof(Element)};
-    if (count == kBlock) return kStore(p, v);
-    alignas(64) char padded[kBlock * sizeof(Element)];
-    kStore(padded, v);
-    std::memcpy(p, padded, static_cast<std::size_t>(count) * sizeof(Element));
-  }
-
-  [[gnu::always_inline]] static auto load_raw(const void* x, std::int64_t i, std::int64_t count) {
-    return load_padded<Storage, Form::load>(x, i, count);
-  }
-  [[gnu::always_inline]] static Floats load_row(const void* x, std::int64_t i, std::int64_t count) {
-    return load_padded<Storage, Form::load_floats>(x, i, count);
-  }
-  [[gnu::always_inline]] static Floats load_floats(const float* x,
-                                                   std::int64_t i,
-                                                   std::int64_t count) {
-    return load_padded<float, Order::load_floats>(x, i, count);
-  }
-  [[gnu::always_inline]] static IntPair<Isa> load_bytes(const std::int8_t* q,
-                                                        std::int64_t i,
-                                                        std::int64_t count) {
-    return load_padded<std::int8_t, Order::load_bytes>(q, i, count);
-  }
-  [[gnu::always_inline]] static void store_row(void* x,
-                                               std::int64_t i,
-                                               std::int64_t count,
-                                               Floats v) {
-    store_padded<Storage, Form::store>(x, i, count, v);
-  }
-  [[gnu::always_inline]] static void store_floats(float* x,
-                                                  std::int64_t i,
-                                                  std::int64_t count,
-                                                  Floats v) {
-    store_padded<float, Order::store_floats>(x, i, count, v);
-  }
-  [[gnu::always_inline]] static void store_bytes(std::int8_t* q,
-                                                 std::int64_t i,
-                                                 std::int64_t count,
-                                                 IntPair<Isa> v) {
-    store_padded<std::int8_t, Isa::store_words_as_bytes>(q, i, count, Order::to_words(v));
-  }
 };
-
-/// A line of 64 bytes at a time, aligned at the destination; the ends go the ordinary way.
-template <class Isa>
-void simd_copy(void* destination, const void* source, std::size_t bytes, StoreKind kind) {
-  if (bytes == 0) return;
-  auto* to = static_cast<char*>(destination);
-  const auto* from = static_cast<const char*>(source);
-  constexpr std::size_t kLine = 64;
-  const std::size_t head = (kLine - reinterpret_cast<std::uintptr_t>(to) % kLine) % kLine;
-  if (kind == StoreKind::kOrdinary || bytes < head + kLine) {
-    std::memcpy(to, from, bytes);
-    return;
-  }
-  std::memcpy(to, from, head);
-  std::size_t done = head;
-  for (; done + kLine <= bytes; done += kLine) Isa::stream_line(to + done, from + done);
-  std::memcpy(to + done, from + done, bytes - done);
-}
 
 }  // namespace waybill::numerics

@@ -1,11 +1,12 @@
 #pragma once
 
 #include <cstring>
+#include <type_traits>
 
 #include "numerics/kernel_sets.h"
 
 // The vector form of the kernels, written once over a class Isa of primitives (kernels_avx2.cc,
-// kernels_avx512.cc and kernels_neon.cc define one each and list what it must have). Two rules
+// simd_avx512.h and kernels_neon.cc define one each; simd_avx512.h says what each does). Two rules
 // keep instructions of one set out of code that every machine runs: Isa has internal linkage, hence
 // all that is instantiated with it; and nothing here calls an inline function that does not depend
 // on Isa.
@@ -36,6 +37,8 @@ struct Sequential {
     Isa::store_floats(static_cast<char*>(p) + Isa::kLanes * sizeof(float), v.b);
   }
   static Int to_words(IntPair<Isa> v) { return Isa::pack_words(v.a, v.b); }
+  static void store_low_bytes(void* p, IntPair<Isa> v) { Isa::store_low_bytes(p, v); }
+  static void store_halves_as_bytes(void* p, FloatPair<Isa> v) { Isa::store_halves_as_bytes(p, v); }
   static IntPair<Isa> load_bytes(const void* p) {
     return {Isa::load_signed_bytes(p), Isa::load_signed_bytes(second_half<std::int8_t>(p))};
   }
@@ -64,6 +67,10 @@ struct Interleaved {
   static Int to_words(IntPair<Isa> v) {
     return Isa::blend_words(v.a, Isa::template shift_left<16>(v.b));
   }
+  static void store_low_bytes(void* p, IntPair<Isa> v) { Isa::store_low_bytes_interleaved(p, v); }
+  static void store_halves_as_bytes(void* p, FloatPair<Isa> v) {
+    Isa::store_halves_as_bytes_interleaved(p, v);
+  }
   static IntPair<Isa> load_bytes(const void* p) {
     const Int words = Isa::load_signed_words(p);
     const Int even_on_top = Isa::template shift_left<24>(words);
@@ -77,9 +84,10 @@ struct Interleaved {
   static FloatPair<Isa> to_sequence(FloatPair<Isa> v) { return Isa::interleave(v); }
 };
 
-/// Memory form of a block of each dtype. round: to values that the dtype has. Magnitudes are in the
-/// dtype's own encoding, without the sign: their order is that of magnitude_bits, and fewer bits
-/// are handled than after widening.
+/// Memory form of a block of each dtype. Order: that of the floats of a row. WideOrder: that of
+/// floats which come from elsewhere and are to be rounded. store_normals: store_wide where
+/// has_subnormal() is false. Magnitudes are in the dtype's own encoding, without the sign: their
+/// order is that of magnitude_bits, and fewer bits are handled than after widening.
 template <class Isa, DType>
 struct Format;
 
@@ -121,6 +129,7 @@ struct Format16 {
 template <class Isa>
 struct Format<Isa, DType::kBFloat16> : Format16<Isa> {
   using Order = Interleaved<Isa>;
+  using WideOrder = std::conditional_t<Isa::kHasBfloats, Sequential<Isa>, Interleaved<Isa>>;
   using Int = typename Isa::Int;
 
   static FloatPair<Isa> widen(Int raw) {
@@ -129,27 +138,54 @@ struct Format<Isa, DType::kBFloat16> : Format16<Isa> {
     return {Isa::as_floats(even), Isa::as_floats(odd)};
   }
   static FloatPair<Isa> load_floats(const void* p) { return widen(Isa::load(p)); }
-  static void store(void* p, FloatPair<Isa> v) {
-    const Int even = Isa::template shift_right<16>(Isa::round_to_upper_half(v.a));
-    Isa::store(p, Isa::blend_words(even, Isa::round_to_upper_half(v.b)));
+  static void store(void* p, FloatPair<Isa> v) { Isa::store(p, narrow(v)); }
+  static void store_wide(void* p, FloatPair<Isa> v) { Isa::store(p, narrow_wide(v)); }
+  static bool has_subnormal(FloatPair<Isa> v) {
+    if constexpr (Isa::kHasBfloats) {
+      return Isa::any_subnormal(v);
+    } else {
+      return true;
+    }
   }
-  static FloatPair<Isa> round(FloatPair<Isa> v) {
-    const Int upper_half = Isa::set_int(static_cast<std::int32_t>(0xffff'0000u));
-    return {Isa::as_floats(Isa::bit_and(Isa::round_to_upper_half(v.a), upper_half)),
-            Isa::as_floats(Isa::bit_and(Isa::round_to_upper_half(v.b), upper_half))};
+  static void store_normals(void* p, FloatPair<Isa> v) {
+    if constexpr (Isa::kHasBfloats) {
+      Isa::store(p, Isa::narrow_normals(v));
+    } else {
+      store_wide(p, v);
+    }
+  }
+  /// To values that the dtype has, from WideOrder to Order.
+  static FloatPair<Isa> round_wide(FloatPair<Isa> v) { return widen(narrow_wide(v)); }
+
+ private:
+  static Int narrow(FloatPair<Isa> v) {
+    const IntPair<Isa> rounded = Isa::round_to_upper_halves(v);
+    return Isa::blend_words(Isa::template shift_right<16>(rounded.a), rounded.b);
+  }
+  static Int narrow_wide(FloatPair<Isa> v) {
+    if constexpr (Isa::kHasBfloats) {
+      if (!Isa::any_subnormal(v)) return Isa::narrow_normals(v);
+      return narrow(Isa::deinterleave(v));
+    } else {
+      return narrow(v);
+    }
   }
 };
 
 template <class Isa>
 struct Format<Isa, DType::kFloat16> : Format16<Isa> {
   using Order = Sequential<Isa>;
+  using WideOrder = Order;
 
   static FloatPair<Isa> widen(typename Isa::Int raw) { return Isa::widen_halves(raw); }
   static FloatPair<Isa> load_floats(const void* p) {
     return {Isa::load_halves(p), Isa::load_halves(Order::template second_half<std::uint16_t>(p))};
   }
   static void store(void* p, FloatPair<Isa> v) { Isa::store(p, Isa::narrow_to_halves(v)); }
-  static FloatPair<Isa> round(FloatPair<Isa> v) {
+  static void store_wide(void* p, FloatPair<Isa> v) { store(p, v); }
+  static void store_normals(void* p, FloatPair<Isa> v) { store(p, v); }
+  static bool has_subnormal(FloatPair<Isa>) { return false; }
+  static FloatPair<Isa> round_wide(FloatPair<Isa> v) {
     return {Isa::round_to_half(v.a), Isa::round_to_half(v.b)};
   }
 };
@@ -159,6 +195,7 @@ struct Format<Isa, DType::kFloat32> {
   using Storage = std::uint32_t;
   using Raw = FloatPair<Isa>;
   using Order = Sequential<Isa>;
+  using WideOrder = Order;
 
   static Raw no_magnitude() { return {Isa::set_float(0.0f), Isa::set_float(0.0f)}; }
   static Raw load(const void* p) { return Order::load_floats(p); }
@@ -178,7 +215,10 @@ struct Format<Isa, DType::kFloat32> {
   static FloatPair<Isa> widen(Raw raw) { return raw; }
   static FloatPair<Isa> load_floats(const void* p) { return load(p); }
   static void store(void* p, FloatPair<Isa> v) { Order::store_floats(p, v); }
-  static FloatPair<Isa> round(FloatPair<Isa> v) { return v; }
+  static void store_wide(void* p, FloatPair<Isa> v) { store(p, v); }
+  static void store_normals(void* p, FloatPair<Isa> v) { store(p, v); }
+  static bool has_subnormal(FloatPair<Isa>) { return false; }
+  static FloatPair<Isa> round_wide(FloatPair<Isa> v) { return v; }
 };
 
 }  // namespace waybill::numerics

@@ -9,7 +9,7 @@
 #include <immintrin.h>
 #pragma GCC diagnostic pop
 
-#include "numerics/simd_kernels.h"
+#include <cstdint>
 
 namespace waybill::numerics {
 

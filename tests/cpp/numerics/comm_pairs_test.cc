@@ -21,11 +21,11 @@ std::vector<std::byte> groups_below(std::uint16_t amax, std::uint16_t least) {
 
 void expect_same_groups(DType dtype, std::uint16_t amax, std::uint16_t least) {
   const std::vector<std::byte> row = groups_below(amax, least);
-  const CommQuantised want = comm_quantise_row(kernels(SimdLevel::kScalar), dtype, row);
-  for (const SimdLevel level : simd_levels()) {
-    const CommQuantised got = comm_quantise_row(kernels(level), dtype, row);
-    ASSERT_EQ(got.q, want.q) << name_of(level) << " amax " << amax;
-    ASSERT_EQ(got.scales, want.scales) << name_of(level) << " amax " << amax;
+  const CommQuantised want = comm_quantise_row(scalar_kernels(), dtype, row);
+  for (const Kernels* set : simd_sets()) {
+    const CommQuantised got = comm_quantise_row(*set, dtype, row);
+    ASSERT_EQ(got.q, want.q) << name_of(set->level) << " amax " << amax;
+    ASSERT_EQ(got.scales, want.scales) << name_of(set->level) << " amax " << amax;
   }
 }
 

@@ -32,11 +32,7 @@ std::vector<std::byte> bytes_of(const std::vector<float>& row) {
 
 DType any_dtype() { return *rc::gen::elementOf(std::vector<DType>(kRowDTypes, kRowDTypes + 3)); }
 
-const Kernels& any_kernels() {
-  std::vector<SimdLevel> levels = simd_levels();
-  levels.push_back(SimdLevel::kScalar);
-  return kernels(*rc::gen::elementOf(levels));
-}
+const Kernels& any_kernels() { return **rc::gen::elementOf(runnable_sets()); }
 
 RC_GTEST_PROP(Rounding, IsMonotonic, ()) {
   float a = any_finite();

@@ -20,13 +20,13 @@ std::vector<std::byte> bytes_of(const std::vector<float>& floats) {
   return encode_row(DType::kFloat32, floats);
 }
 
-class Sums : public ::testing::TestWithParam<SimdLevel> {
+class Sums : public ::testing::TestWithParam<KernelSet> {
  protected:
   void SetUp() override {
-    if (!is_supported(GetParam())) GTEST_SKIP() << "this machine cannot run it";
+    if (!GetParam().supported) GTEST_SKIP() << "this machine cannot run it";
   }
 
-  const Kernels& set() const { return kernels(GetParam()); }
+  const Kernels& set() const { return GetParam().kernels; }
 
   /// body(dtype, content, h, place) for all of them; long rows in one place only.
   template <class Body>
@@ -131,6 +131,27 @@ TEST_P(Sums, RoundRowAroundEveryTie) {
   }
 }
 
+TEST_P(Sums, OneSpecialValueAmongNumbersIsRoundedAsTheyAre) {
+  // Vectors that have no special value may take another path than those that have one.
+  const float specials[] = {0x1p-130f, -0x1.fffffep-127f, 0.0f, NAN, INFINITY};
+  for (const DType dtype : {DType::kBFloat16, DType::kFloat16}) {
+    for (const float special : specials) {
+      for (std::size_t at = 0; at < 100; ++at) {
+        std::vector<float> f(100, 1.0f + 0x1p-8f);
+        f[at] = special;
+        const std::vector<std::byte> want = encode_row(dtype, f);
+        std::vector<std::byte> out(want.size());
+        set().round_row(f.data(), dtype, 100, out.data());
+        EXPECT_EQ(first_difference(dtype, out.data(), want.data(), 100), -1) << at;
+
+        const std::vector<std::byte> ones = encode_row(dtype, std::vector<float>(100, 1.0f));
+        set().normalise_row(f.data(), 1.0f, ones.data(), dtype, 100, out.data());
+        EXPECT_EQ(first_difference(dtype, out.data(), want.data(), 100), -1) << at;
+      }
+    }
+  }
+}
+
 TEST_P(Sums, DotIsTheModel) {
   for_each_row([&](DType dtype, Content content, std::int64_t h, Place where) {
     const std::vector<std::byte> a = make_row(dtype, content, h, random_);
@@ -226,9 +247,10 @@ TEST_P(Sums, EachLaneTakesEverySixteenthElement) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Sums, ::testing::ValuesIn(kLevels), [](const auto& test) {
-  return std::string(name_of(test.param));
-});
+INSTANTIATE_TEST_SUITE_P(All,
+                         Sums,
+                         ::testing::ValuesIn(kernel_sets().begin(), kernel_sets().end()),
+                         [](const auto& test) { return std::string(test.param.name); });
 
 }  // namespace
 }  // namespace waybill::numerics::testing

@@ -72,12 +72,18 @@ bool is_made_of_bits(Content content) {
 
 }  // namespace
 
-std::vector<SimdLevel> simd_levels() {
-  std::vector<SimdLevel> levels;
-  for (const SimdLevel level : kLevels) {
-    if (level != SimdLevel::kScalar && is_supported(level)) levels.push_back(level);
+std::vector<const Kernels*> runnable_sets() {
+  std::vector<const Kernels*> sets;
+  for (const KernelSet& set : kernel_sets()) {
+    if (set.supported) sets.push_back(&set.kernels);
   }
-  return levels;
+  return sets;
+}
+
+std::vector<const Kernels*> simd_sets() {
+  std::vector<const Kernels*> sets = runnable_sets();
+  sets.erase(sets.begin());
+  return sets;
 }
 
 std::vector<std::int64_t> row_lengths() {

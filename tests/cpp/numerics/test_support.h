@@ -6,7 +6,7 @@
 #include <random>
 #include <vector>
 
-#include "numerics/kernels.h"
+#include "numerics/kernel_sets.h"
 #include "waybill/dtype.h"
 #include "waybill/env.h"
 
@@ -14,10 +14,12 @@ namespace waybill::numerics::testing {
 
 inline constexpr SimdLevel kLevels[] = {
     SimdLevel::kScalar, SimdLevel::kAvx2, SimdLevel::kAvx512, SimdLevel::kNeon};
+inline const Kernels& scalar_kernels() { return kernels(SimdLevel::kScalar); }
 inline constexpr DType kRowDTypes[] = {DType::kBFloat16, DType::kFloat16, DType::kFloat32};
 
-/// The levels that this machine runs, without the scalar one.
-std::vector<SimdLevel> simd_levels();
+/// The sets that this machine runs; simd_sets: without the scalar one.
+std::vector<const Kernels*> runnable_sets();
+std::vector<const Kernels*> simd_sets();
 
 /// Row lengths around every block and chunk of every set, and some real ones.
 std::vector<std::int64_t> row_lengths();

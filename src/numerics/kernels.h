@@ -89,10 +89,6 @@ struct Kernels {
 /// Orders earlier streaming stores of this thread before its later stores.
 void stream_fence() noexcept;
 
-/// Writes the lines of these bytes back and drops them from all caches; false where this machine
-/// has no instruction for it. For measurements.
-bool flush_from_caches(const void* begin, std::size_t bytes) noexcept;
-
 /// True when this machine can run the set.
 bool is_supported(SimdLevel level) noexcept;
 

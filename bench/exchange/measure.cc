@@ -6,6 +6,8 @@
 #include <cstring>
 #include <ctime>
 #include <functional>
+#include <numeric>
+#include <random>
 #include <stdexcept>
 #include <string>
 
@@ -73,10 +75,13 @@ class Rounds {
   }
 
  private:
-  /// Every method once; another one first each time.
+  /// Every method once, in another order each time: what ran before decides what the caches hold.
   void round(int number, bool counts) {
-    for (std::size_t i = 0; i < methods_.size(); ++i) {
-      const std::size_t m = (i + static_cast<std::size_t>(number)) % methods_.size();
+    std::vector<std::size_t> order(methods_.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::mt19937 random(static_cast<unsigned>(number));  // the same on all ranks
+    std::shuffle(order.begin(), order.end(), random);
+    for (const std::size_t m : order) {
       Method& method = *methods_[m];
       const bool all = !counts && number == 0;
       workload_.read_weights();

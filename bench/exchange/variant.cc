@@ -41,6 +41,7 @@ Variant variant_of(const std::string& name, const Case& sizes) {
     v.norm = true;
   } else if (name == "pair") {
     v.pair = true;
+    v.group = 4;  // its reserved outputs put the rows at other addresses than the others'
   } else if (name == "mask") {
     v.mask = true;
   } else if (name == "elastic") {

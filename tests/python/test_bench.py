@@ -277,9 +277,17 @@ def test_tables() -> None:
 
 
 def test_tables_of_stages() -> None:
-    run = {"name": "quantise/7168", "cpu_time": 1.5, "time_unit": "us", "bytes_per_second": 2e9}
-    text = tables.markdown("Stages", {"context": {}, "benchmarks": [run]})
-    assert "| quantise/7168 | 1.5 us | 2.0 |" in text
+    def run(name: str, time: float, **counters: float) -> dict[str, object]:
+        return {"name": name, "cpu_time": time, "time_unit": "ns", **counters}
+
+    runs = [
+        run("quantise/L2/scalar", 30, GB=1.0, of_ceiling=0.05),
+        run("quantise/L2/avx2", 1.5, GB=20.0, of_ceiling=0.9),
+        run("routing/8", 4),
+    ]
+    text = tables.markdown("Stages", {"context": {}, "benchmarks": runs})
+    assert "| quantise/L2 | 1.5 | 20.0 | 0.90 | 30 | 1.5 |" in text
+    assert "| routing/8 | 4 |  |  |  |  |" in text
 
 
 def test_plots(tmp_path: Path) -> None:

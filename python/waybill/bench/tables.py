@@ -159,18 +159,33 @@ def overhead(entries: Sequence[dict[str, Any]]) -> Grid:
     return Grid("What PyTorch adds to a call, microseconds", header, rows)
 
 
+LEVELS = ("scalar", "avx2", "avx512", "avx512_bf16", "avx512_fp16", "neon")
+
+
 def stages(document: dict[str, Any]) -> Grid:
-    """A file of Google Benchmark."""
-    rows = [
-        [
-            run["name"],
-            f"{run['cpu_time']:.4g} {run['time_unit']}",
-            f"{run['bytes_per_second'] / 1e9:.1f}" if "bytes_per_second" in run else "",
-        ]
-        for run in document.get("benchmarks", [])
-        if run.get("run_type", "iteration") == "iteration"
-    ]
-    return Grid("Stages on one core", ["stage", "time", "GB/s"], rows)
+    """A file of waybill-stages: a stage a line, the sets of kernels beside each other."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for run in document.get("benchmarks", []):
+        if run.get("run_type", "iteration") == "iteration":
+            stage, _, level = run["name"].rpartition("/")
+            place = (stage, level) if level in LEVELS else (run["name"], "")
+            found.setdefault(place[0], {})[place[1]] = run
+    levels = [level for level in LEVELS if any(level in runs for runs in found.values())]
+    rows = []
+    for stage, runs in found.items():
+        fastest = min(runs.values(), key=lambda run: float(run["cpu_time"]))
+        times = [f"{runs[name]['cpu_time']:.4g}" if name in runs else "" for name in levels]
+        rows.append(
+            [
+                stage,
+                f"{fastest['cpu_time']:.4g}",
+                f"{fastest['GB']:.1f}" if "GB" in fastest else "",
+                f"{fastest['of_ceiling']:.2f}" if "of_ceiling" in fastest else "",
+                *times,
+            ]
+        )
+    header = ["stage", "fastest ns", "GB/s", "of its ceiling", *levels]
+    return Grid("Stages on one core, nanoseconds", header, rows)
 
 
 def _machine_line(machine: dict[str, Any]) -> str:
@@ -201,8 +216,10 @@ def markdown(title: str, document: dict[str, Any]) -> str:
             if key not in _case_columns(records)
         )
         settings = document.get("settings", {})
+        counts = {record["rounds"] for record in records if "rounds" in record}
+        rounds = f"{min(counts)} to {max(counts)}" if counts else settings.get("rounds")
         parts.append(
-            f"{settings.get('rounds')} rounds after {settings.get('warm_up')} to warm up, ranks as "
+            f"{rounds} rounds after {settings.get('warm_up')} to warm up, ranks as "
             f"{settings.get('launch')}{', pinned' if settings.get('pinned') else ''}; {common}.\n"
         )
         for grid in (times(records), ratios(records), details(records)):

@@ -147,7 +147,7 @@ class SimdRow : SimdBlocks<Isa, dtype> {
     if (i < h) add_to_blocks<1>(terms, num_terms, i, h - i, start, finish);
   }
 
-  /// For pairs of blocks, whose number of elements is returned. The addresses and weights of the
+  /// For runs of blocks, whose number of elements is returned. The addresses and weights of the
   /// first terms, as many as kTerm has, stay in registers.
   template <std::size_t... kTerm, class Start, class Finish>
   [[gnu::always_inline]] static std::int64_t add_in_runs(std::index_sequence<kTerm...>,
@@ -156,7 +156,7 @@ class SimdRow : SimdBlocks<Isa, dtype> {
                                                          std::int64_t h,
                                                          Start start,
                                                          Finish finish) {
-    constexpr std::int64_t kBlocks = 2;
+    constexpr std::int64_t kBlocks = kBlockBytes < 32 ? 4 : 2;  // at least a line, fetched once
     // The processor's own prefetching ends with each page, and rows are few pages long.
     constexpr std::int64_t kAhead = 512;
     const char* const rows[] = {static_cast<const char*>(terms[kTerm].row)...};

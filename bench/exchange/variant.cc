@@ -195,11 +195,13 @@ Expected Inputs::expected_sum(std::int64_t token) const {
   }
   Expected expected;
   expected.sum.resize(static_cast<std::size_t>(sizes_.row_bytes()));
-  kernels.round_row(sum.data(), sizes_.dtype, sizes_.hidden, expected.sum.data());
-  if (variant_.norm) {
+  if (!variant_.norm) {
+    kernels.round_row(sum.data(), sizes_.dtype, sizes_.hidden, expected.sum.data());
+  } else {
     const auto inverse_h = static_cast<float>(1.0 / static_cast<double>(sizes_.hidden));
-    const float rstd = numerics::rstd_of(kernels.mean_square(sum.data(), sizes_.hidden, inverse_h),
-                                         static_cast<float>(kNormEps));
+    const float mean_square = kernels.round_row_mean_square(
+        sum.data(), sizes_.dtype, sizes_.hidden, inverse_h, expected.sum.data());
+    const float rstd = numerics::rstd_of(mean_square, static_cast<float>(kNormEps));
     expected.normalised.resize(expected.sum.size());
     kernels.normalise_row(
         sum.data(), rstd, gamma_.data(), sizes_.dtype, sizes_.hidden, expected.normalised.data());

@@ -42,9 +42,8 @@ void add_rms_norm(const Kernels& kernels,
   }
   terms[kTopK] = {rows[kTopK], 1.0F};
   kernels.accumulate(terms.data(), kTopK + 1, dtype, true, kHidden, sum.data());
-  const float mean = kernels.mean_square(sum.data(), kHidden, 1.0F / kHidden);
+  const float mean = kernels.round_row_mean_square(sum.data(), dtype, kHidden, 1.0F / kHidden, out);
   const float rstd = numerics::rstd_of(mean, 1e-6F);
-  kernels.round_row(sum.data(), dtype, kHidden, out);
   kernels.normalise_row(sum.data(), rstd, gamma, dtype, kHidden, out + row_bytes_of(dtype));
 }
 

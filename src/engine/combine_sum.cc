@@ -182,11 +182,11 @@ float TokenSums::scalar(const TensorView& vector, std::int64_t i) const {
 void TokenSums::normalise(std::int64_t token, Buffers& buffers) const {
   const float* f = buffers.sum.data();
   const float inverse_h = static_cast<float>(1.0 / static_cast<double>(shape_.h));
-  const float rstd = numerics::rstd_of(kernels_.mean_square(f, shape_.h, inverse_h),
-                                       static_cast<float>(norm_->norm_eps));
+  const float mean_square =
+      kernels_.round_row_mean_square(f, shape_.dtype, shape_.h, inverse_h, out(outputs_.x, token));
+  const float rstd = numerics::rstd_of(mean_square, static_cast<float>(norm_->norm_eps));
   const void* gamma = RowSource(norm_->gamma).get(0, gathered(buffers, kGamma));
   outputs_.rstd.data<float>()[token] = rstd;
-  kernels_.round_row(f, shape_.dtype, shape_.h, out(outputs_.x, token));
   kernels_.normalise_row(f, rstd, gamma, shape_.dtype, shape_.h, out(outputs_.y, token));
 }
 

@@ -74,8 +74,11 @@ struct KernelTable {
     return sum;
   }
 
-  static float mean_square(const float* f, std::int64_t h, float inverse_h) {
-    return Rows::template Row<DType::kFloat32>::mean_square(f, h, inverse_h);
+  static float round_row_mean_square(
+      const float* f, DType dtype, std::int64_t h, float inverse_h, void* out) {
+    float sum = 0.0f;
+    with_dtype(dtype, [&](auto row) { sum = row.round_mean_square(f, h, inverse_h, out); });
+    return sum;
   }
 
   static void normalise_row(
@@ -100,7 +103,7 @@ struct KernelTable {
             .accumulate = accumulate,
             .round_row = round_row,
             .dot = dot,
-            .mean_square = mean_square,
+            .round_row_mean_square = round_row_mean_square,
             .normalise_row = normalise_row,
             .comm_quantise_row = comm_quantise_row,
             .comm_dequantise_row = comm_dequantise_row,

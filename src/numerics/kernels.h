@@ -64,8 +64,11 @@ struct Kernels {
   /// (scalar.h).
   float (*dot)(const void* a, const void* b, DType dtype, std::int64_t h);
 
-  /// Sum over i of (f[i] * f[i]) * inverse_h, in the same order. inverse_h is finite.
-  float (*mean_square)(const float* f, std::int64_t h, float inverse_h);
+  /// round_row, and the sum over i of (f[i] * f[i]) * inverse_h in the order of dot. inverse_h is
+  /// finite. One after the other would cost more: the order leaves the sum one long chain of
+  /// additions, and rounding fits beside it.
+  float (*round_row_mean_square)(
+      const float* f, DType dtype, std::int64_t h, float inverse_h, void* out);
 
   /// y[i] = RNE_dtype(float(RNE_dtype(f[i] * rstd)) * float(gamma[i])); gamma and y in the dtype.
   void (*normalise_row)(

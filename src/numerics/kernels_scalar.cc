@@ -69,7 +69,8 @@ struct ScalarRow {
     return sum_of_lanes(lanes);
   }
 
-  static float mean_square(const float* f, std::int64_t h, float inverse_h) {
+  static float round_mean_square(const float* f, std::int64_t h, float inverse_h, void* out) {
+    round(f, h, out);
     float lanes[kSumLanes] = {};
     for (std::int64_t i = 0; i < h; ++i) {
       float& lane = lanes[i % kSumLanes];

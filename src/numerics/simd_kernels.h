@@ -88,15 +88,16 @@ class SimdRow : SimdBlocks<Isa, dtype> {
   }
 
   static float dot(const void* a, const void* b, std::int64_t h) {
-    return sum_in_lanes(h, [=](std::int64_t i, std::int64_t count) {
+    return sum_in_lanes<Order>(h, [=](std::int64_t i, std::int64_t count) {
       return mul(load_row(a, i, count), load_row(b, i, count));
     });
   }
 
-  static float mean_square(const float* f, std::int64_t h, float inverse_h) {
+  static float round_mean_square(const float* f, std::int64_t h, float inverse_h, void* out) {
     const auto factor = Isa::set_float(inverse_h);
-    return sum_in_lanes(h, [=](std::int64_t i, std::int64_t count) {
-      const Floats value = load_floats(f, i, count);
+    return sum_in_lanes<WideOrder>(h, [=](std::int64_t i, std::int64_t count) {
+      const Floats value = load_wide(f, i, count);
+      store_wide(out, i, count, value);
       return mul(mul(value, value), {factor, factor});
     });
   }
@@ -146,7 +147,7 @@ class SimdRow : SimdBlocks<Isa, dtype> {
     if (i < h) add_to_blocks<1>(terms, num_terms, i, h - i, start, finish);
   }
 
-  /// For pairs of blocks, whose number of elements is returned. The addresses and weights of the
+  /// For runs of blocks, whose number of elements is returned. The addresses and weights of the
   /// first terms, as many as kTerm has, stay in registers.
   template <std::size_t... kTerm, class Start, class Finish>
   [[gnu::always_inline]] static std::int64_t add_in_runs(std::index_sequence<kTerm...>,
@@ -155,7 +156,7 @@ class SimdRow : SimdBlocks<Isa, dtype> {
                                                          std::int64_t h,
                                                          Start start,
                                                          Finish finish) {
-    constexpr std::int64_t kBlocks = 2;
+    constexpr std::int64_t kBlocks = kBlockBytes < 32 ? 4 : 2;  // at least a line, fetched once
     // The processor's own prefetching ends with each page, and rows are few pages long.
     constexpr std::int64_t kAhead = 512;
     const char* const rows[] = {static_cast<const char*>(terms[kTerm].row)...};
@@ -209,9 +210,9 @@ class SimdRow : SimdBlocks<Isa, dtype> {
     for (std::int64_t line = 0; line < kBytes; line += 64) __builtin_prefetch(p + line);
   }
 
-  /// The sum of values(i, count) over h in the order of kSumLanes. Past h the values are zeros,
-  /// which change no lane: a lane is never -0.
-  template <class Values>
+  /// The sum of values(i, count), which hold blocks in BlockOrder, over h in the order of
+  /// kSumLanes. Past h the values are zeros, which change no lane: a lane is never -0.
+  template <class BlockOrder, class Values>
   [[gnu::always_inline]] static float sum_in_lanes(std::int64_t h, Values values) {
     static_assert(kSumLanes % kBlock == 0 || Isa::kLanes == kSumLanes);
     alignas(64) float lanes[kSumLanes];
@@ -219,7 +220,7 @@ class SimdRow : SimdBlocks<Isa, dtype> {
       Floats sums = zeros();
       for_each_block(
           h, [&](std::int64_t i, std::int64_t count) { sums = add(sums, values(i, count)); });
-      Order::store_floats(lanes, sums);
+      BlockOrder::store_floats(lanes, sums);
     } else if constexpr (kBlock < kSumLanes) {
       constexpr std::int64_t kBlocks = kSumLanes / kBlock;
       Floats sums[kBlocks];
@@ -233,11 +234,13 @@ class SimdRow : SimdBlocks<Isa, dtype> {
       for (std::int64_t b = 0; i < h; i += kBlock, ++b) {
         sums[b] = add(sums[b], values(i, h - i < kBlock ? h - i : kBlock));
       }
-      for (std::int64_t b = 0; b < kBlocks; ++b) Order::store_floats(lanes + b * kBlock, sums[b]);
+      for (std::int64_t b = 0; b < kBlocks; ++b) {
+        BlockOrder::store_floats(lanes + b * kBlock, sums[b]);
+      }
     } else {
       auto sums = Isa::set_float(0.0f);
       for_each_block(h, [&](std::int64_t i, std::int64_t count) {
-        const Floats block = Order::to_sequence(values(i, count));
+        const Floats block = BlockOrder::to_sequence(values(i, count));
         sums = Isa::add(Isa::add(sums, block.a), block.b);
       });
       Isa::store_floats(lanes, sums);

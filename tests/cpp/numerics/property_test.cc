@@ -146,7 +146,9 @@ RC_GTEST_PROP(MeanSquare, OfOneValueIsItsSquare, ()) {
   const std::int64_t h = std::int64_t{1} << *rc::gen::inRange(0, 12);
   const float value = std::ldexp(1.0f, *rc::gen::inRange(-30, 31));
   const std::vector<float> row(static_cast<std::size_t>(h), value);
-  const float mean = any_kernels().mean_square(row.data(), h, 1.0f / static_cast<float>(h));
+  std::vector<float> rounded(row.size());
+  const float mean = any_kernels().round_row_mean_square(
+      row.data(), DType::kFloat32, h, 1.0f / static_cast<float>(h), rounded.data());
   RC_ASSERT(mean == value * value);
 }
 

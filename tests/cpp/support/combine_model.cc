@@ -221,7 +221,10 @@ std::string check_norm(const LayerCase& layer,
         store(dtype, x.data(), i, value);
       }
       const float inverse_h = 1.0F / static_cast<float>(layer.h);
-      rstd = numerics::rstd_of(scalar().mean_square(f.data(), layer.h, inverse_h), 1e-5F);
+      Row rounded = empty_row(layer);
+      const float mean_square =
+          scalar().round_row_mean_square(f.data(), dtype, layer.h, inverse_h, rounded.data());
+      rstd = numerics::rstd_of(mean_square, 1e-5F);
       for (std::int64_t i = 0; i < layer.h; ++i) {
         store(dtype, y.data(), i, numerics::mul_rn(f[static_cast<std::size_t>(i)], rstd));
         store(dtype,

@@ -84,7 +84,7 @@ void Workers::start() {
 
 void Workers::order(Helper& helper, std::uint64_t loop) {
   helper.loop.store(loop, std::memory_order_seq_cst);
-  if (helper.asleep.load(std::memory_order_seq_cst)) {
+  if (helper.sleeps.load(std::memory_order_seq_cst)) {
     futex_wake_all(helper.loop);
   }
 }
@@ -114,11 +114,11 @@ std::uint64_t Workers::next_loop(Helper& helper, std::uint64_t seen) const {
   const auto arrived = [&] { return helper.loop.load(std::memory_order_acquire) != seen; };
   if (!has_cores_ || !spin(arrived)) {
     while (!arrived()) {
-      helper.asleep.store(true, std::memory_order_seq_cst);
+      helper.sleeps.store(true, std::memory_order_seq_cst);
       if (helper.loop.load(std::memory_order_seq_cst) == seen) {
         futex_wait(helper.loop, static_cast<std::uint32_t>(seen), kSlice);
       }
-      helper.asleep.store(false, std::memory_order_relaxed);
+      helper.sleeps.store(false, std::memory_order_relaxed);
     }
   }
   return helper.loop.load(std::memory_order_acquire);

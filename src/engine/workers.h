@@ -56,7 +56,7 @@ class Workers {
   /// A thread, and the number of the loop it is to take part in.
   struct Helper {
     alignas(64) std::atomic<std::uint64_t> loop{0};
-    std::atomic<bool> asleep{false};
+    std::atomic<bool> sleeps{false};
     std::thread thread;
   };
 

@@ -79,7 +79,7 @@ class Combine {
 
   // complete() (combine_locate.cc)
   Status locate();
-  bool is_sane(const window::CallHeader& header, int r) const;
+  bool has_sane_numbers(const window::CallHeader& header, int r) const;
   Status corrupt(int r) const;
   Status locate_listed(int r);
   Status locate_by_occurrence();

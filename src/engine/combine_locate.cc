@@ -23,8 +23,12 @@ Status Combine::locate() {
   layouts.clear();
   for (int r = 0; r < num_ranks(); ++r) {
     const CallHeader& header = call_.header_of(r);
+    if (!has_sane_numbers(header, r)) {
+      return corrupt(r);
+    }
     layouts.push_back(layout_of(header, r));
-    if (!is_sane(header, r)) {
+    const std::int64_t end = layouts.back().end;
+    if (end > call_.peer_of(r).window_bytes || !call_.ends_at(r, end)) {
       return corrupt(r);
     }
     if (header.agreement[contract::Agreed::kForm] == contract::kFormOccurrences) {
@@ -64,12 +68,12 @@ const ReturnEntry* Combine::entries_of(int r) const {
   return reinterpret_cast<const ReturnEntry*>(call_.half_of(r) + layout_of(r).entries.offset);
 }
 
-bool Combine::is_sane(const CallHeader& header, int r) const {
-  const std::int64_t end = layout_of(r).end;
+/// Those from which a layout can be computed.
+bool Combine::has_sane_numbers(const CallHeader& header, int r) const {
   const std::int64_t bytes = call_.peer_of(r).window_bytes;
   const std::int64_t most = bytes / std::max<std::int64_t>(row_bytes(), sizeof(ReturnEntry));
   return header.num_entries >= 0 && header.num_entries <= most &&
-         header.num_rows == header.num_entries && end <= bytes && call_.ends_at(r, end) &&
+         header.num_rows == header.num_entries &&
          (header.in_pool == 0 || (!shape_.quantised && header.pool_offset >= 0 &&
                                   header.pool_offset <= bytes - header.num_rows * row_bytes()));
 }

@@ -129,8 +129,12 @@ Status Dispatch::plan() {
   layouts.clear();
   for (int r = 0; r < num_ranks(); ++r) {
     const CallHeader& header = call_.header_of(r);
+    if (!has_sane_numbers(header)) {
+      return corrupt(r);
+    }
     layouts.push_back(dispatch_layout(shape_, header));
-    if (!is_sane(header, r)) {
+    const std::int64_t end = layouts.back().end;
+    if (end > call_.peer_of(r).window_bytes || !call_.ends_at(r, end)) {
       return corrupt(r);
     }
     exceeds = exceeds || header.exceeds_share != 0;
@@ -160,12 +164,11 @@ void Dispatch::find_sources() {
   }
 }
 
-bool Dispatch::is_sane(const CallHeader& header, int r) const {
-  const std::int64_t end = layout_of(r).end;
+/// Those from which a layout can be computed.
+bool Dispatch::has_sane_numbers(const CallHeader& header) const {
   return header.bs >= 0 && header.bs <= shape_.max_bs() && header.num_entries >= 0 &&
          header.num_entries <= header.bs * shape_.k && header.num_active >= 0 &&
-         header.num_active <= header.bs && header.num_rows == rows_published(shape_, header) &&
-         end <= call_.peer_of(r).window_bytes && call_.ends_at(r, end);
+         header.num_active <= header.bs && header.num_rows == rows_published(shape_, header);
 }
 
 Status Dispatch::corrupt(int r) const {

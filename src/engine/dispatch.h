@@ -53,7 +53,7 @@ class Dispatch {
   const window::DispatchLayout& layout_of(int r) const noexcept {
     return session_.scratch().dispatch_layouts[static_cast<std::size_t>(r)];
   }
-  bool is_sane(const window::CallHeader& header, int r) const;
+  bool has_sane_numbers(const window::CallHeader& header) const;
   Status corrupt(int r) const;
   Status check_capacity();
   Status allocate();

@@ -25,6 +25,10 @@ struct X86 {
     m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0xb1));
     return static_cast<std::uint32_t>(_mm_cvtsi128_si32(m));
   }
+
+ private:
+  X86() = default;
+  friend Isa;
 };
 
 }  // namespace waybill::numerics

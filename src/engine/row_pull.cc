@@ -1,7 +1,6 @@
 #include "engine/row_pull.h"
 
 #include <algorithm>
-#include <vector>
 
 #include "base/published.h"
 #include "engine/dispatch_publish.h"

@@ -79,10 +79,11 @@ class Call {
       compare_row(member, index, row, bytes);
     }
   }
-  /// Checked mode: false when `member` computed another end of what it published. Else true.
+  /// False when what `member` published cannot end here: past its window or, in checked mode, where
+  /// it computed another end.
   bool ends_at(int member, std::int64_t end) const noexcept {
     const std::int64_t theirs = header_of(member).checked_end;
-    return theirs < 0 || theirs == end;
+    return end <= peer_of(member).window_bytes && (theirs < 0 || theirs == end);
   }
   /// Waits for the signal of every member, copies the headers into scratch and compares them.
   Status gather();

@@ -27,8 +27,7 @@ Status Combine::locate() {
       return corrupt(r);
     }
     layouts.push_back(layout_of(header, r));
-    const std::int64_t end = layouts.back().end;
-    if (end > call_.peer_of(r).window_bytes || !call_.ends_at(r, end)) {
+    if (!call_.ends_at(r, layouts.back().end)) {
       return corrupt(r);
     }
     if (header.agreement[contract::Agreed::kForm] == contract::kFormOccurrences) {

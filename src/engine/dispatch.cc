@@ -133,8 +133,7 @@ Status Dispatch::plan() {
       return corrupt(r);
     }
     layouts.push_back(dispatch_layout(shape_, header));
-    const std::int64_t end = layouts.back().end;
-    if (end > call_.peer_of(r).window_bytes || !call_.ends_at(r, end)) {
+    if (!call_.ends_at(r, layouts.back().end)) {
       return corrupt(r);
     }
     exceeds = exceeds || header.exceeds_share != 0;

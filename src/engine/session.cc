@@ -22,9 +22,13 @@ std::uint64_t next_identity() noexcept {
 }
 
 /// The ranks of a host share its cores; one that is pinned uses no more than its own.
-int fair_threads(const SessionOptions& options, const transport::Transport& transport, int cores) {
-  return options.threads > 0 ? options.threads
-                             : std::clamp(cores / transport.ranks_on_host(), 1, available_cores());
+Workers make_workers(const SessionOptions& options,
+                     const transport::Transport& transport,
+                     int cores) {
+  const int ranks = transport.ranks_on_host();
+  const int threads =
+      options.threads > 0 ? options.threads : std::clamp(cores / ranks, 1, available_cores());
+  return Workers(threads, cores >= ranks * threads);
 }
 
 void resize(Traffic& traffic, std::size_t ranks) {
@@ -48,8 +52,7 @@ Session::Session(std::unique_ptr<transport::Transport> transport,
       fork_generation_(fork_generation()),
       identity_(next_identity()),
       timeout_ms_(options_.timeout.count()),
-      threads_(fair_threads(options_, *transport_, cores_)),
-      workers_(threads_, cores_ >= transport_->ranks_on_host() * threads_) {
+      workers_(make_workers(options_, *transport_, cores_)) {
   const auto ranks = static_cast<std::size_t>(world_size());
   everyone_.resize(ranks);
   std::iota(everyone_.begin(), everyone_.end(), 0);

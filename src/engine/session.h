@@ -177,7 +177,6 @@ class Session {
   std::atomic<std::int64_t> timeout_ms_;
   std::atomic<bool> closed_{false};
   std::vector<int> everyone_;
-  const int threads_;
   Workers workers_;
   StoreChoice stores_;
   Scratch scratch_;

@@ -28,10 +28,11 @@ missing_packages() {
   for pair in libgtest-dev:/usr/include/gtest/gtest.h librapidcheck-dev:/usr/include/rapidcheck.h \
     libbenchmark-dev:/usr/include/benchmark/benchmark.h \
     libcli11-dev:/usr/include/CLI/CLI.hpp nlohmann-json3-dev:/usr/include/nlohmann/json.hpp \
-    libopenmpi-dev:/usr/bin/mpicxx openmpi-bin:/usr/bin/mpirun \
+    libopenmpi-dev:/usr/bin/mpicxx openmpi-bin:/usr/bin/mpirun libucx-dev:/usr/include/ucp/api/ucp.h \
     clang-14:/usr/bin/clang++-14 libclang-rt-14-dev:/usr/lib/clang/14/include/fuzzer \
     clang-format-19:/usr/bin/clang-format-19 \
-    clang-tidy-19:/usr/bin/clang-tidy-19 spin:/usr/bin/spin; do
+    clang-tidy-19:/usr/bin/clang-tidy-19 spin:/usr/bin/spin \
+    iproute2:/usr/sbin/ip; do
     [ -e "${pair#*:}" ] || echo "${pair%%:*}"
   done
 }

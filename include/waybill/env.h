@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdint>
 #include <optional>
+#include <string>
 
 #include "waybill/status.h"
 
@@ -41,6 +42,14 @@ struct Env {
   /// WAYBILL_CHECK: 1 makes this process look for damage in windows and outputs (docs/debugging.md,
   /// "Checked mode"). 0 or absent: it does not.
   bool checked = false;
+  /// WAYBILL_HOST: which host this process counts as on, in place of what is found. Ranks that give
+  /// the same one share memory; 1 to 127 printable bytes.
+  std::string host;
+  /// WAYBILL_PROGRESS: call. Messages from other hosts move during calls only. Absent: a thread of
+  /// each rank that has ranks on other hosts moves them while the program computes.
+  bool progress_in_calls = false;
+  /// WAYBILL_KEEPALIVE: seconds after which a host that says nothing counts as lost; 0: never. 30.
+  std::chrono::milliseconds keepalive{30'000};
   /// HCCL_BUFFSIZE: MiB that the windows of the vendor's products may have; read by strict modes.
   std::int64_t hccl_buffsize_mb = 200;
 

@@ -52,6 +52,20 @@ enum class Phase : std::uint32_t {
 };
 const char* name_of(Phase phase) noexcept;
 
+/// Brings a text of each rank to every rank: given this rank's own, returns all, by rank. Collective
+/// among all ranks of the group, blocking.
+using AllGather = std::function<Result<std::vector<std::string>>(const std::string& own)>;
+
+/// Names the host of this process: WAYBILL_HOST, else what is the same for two processes exactly
+/// where their ranks can read each other's memory (boot, network namespace, user).
+Result<std::string> this_host();
+
+/// How this rank reads what another one publishes.
+struct Route {
+  std::string host;  ///< name of the rank's host, empty where the group is on one
+  std::string how;   ///< "self", "shared memory", "threads of one process", "UCX (tcp)", ...
+};
+
 struct GroupOptions {
   /// What people call the group, at most 127 bytes: for tools that look at it from outside.
   std::string name;
@@ -66,6 +80,11 @@ struct GroupOptions {
   /// (pid, start time in clock ticks since boot, field 22 of /proc/PID/stat) of each rank, where
   /// the program knows them: connect then notices also the end of a rank that never came.
   std::vector<std::pair<std::int32_t, std::uint64_t>> processes;
+  /// this_host() of each rank, by rank. Empty: all ranks are on this host. Ranks of different hosts
+  /// talk through UCX, which has to be there.
+  std::vector<std::string> hosts;
+  /// Needed where hosts differ: connect brings the addresses of the ranks to each other.
+  AllGather all_gather;
   /// The vendor's limits on top of the contract's. kNone: WAYBILL_STRICT.
   Strict strict = Strict::kNone;
   /// Looks for damage in windows and outputs, at a cost. Also with WAYBILL_CHECK=1.
@@ -125,9 +144,9 @@ struct MemoryPlacement {
 /// in the child every call is kInvalidState, outputs stay readable.
 class Group {
  public:
-  /// Collective among the `world_size` processes of one host; blocks until all have come or the
-  /// timeout passed. Each gives the same id and its own rank. Memory that peers can read travels
-  /// over an abstract socket; nothing appears in the file system.
+  /// Collective among the `world_size` processes; blocks until all have come or the timeout passed.
+  /// Each gives the same id and its own rank, and the same options.hosts. Memory that peers of the
+  /// same host can read travels over an abstract socket; nothing appears in the file system.
   static Result<Group> connect(const UniqueId& id,
                                int rank,
                                int world_size,
@@ -146,7 +165,8 @@ class Group {
                               int rank,
                               int world_size,
                               const GroupOptions& options = {});
-  /// `world_size` groups of one process, one for each of its threads. Local.
+  /// `world_size` groups of one process, one for each of its threads. Local. With options.hosts
+  /// ranks of different ones talk through messages in memory, as they would through a network.
   static Result<std::vector<Group>> local(int world_size, const GroupOptions& options = {});
 
   Group(Group&&) noexcept;
@@ -176,6 +196,9 @@ class Group {
 
   /// Local, any thread.
   GroupStats stats() const;
+
+  /// Local. How this rank reads what each rank publishes, by rank.
+  std::vector<Route> routes() const;
 
   /// Local. kInvalidState while a call runs.
   Result<MemoryPlacement> placement();

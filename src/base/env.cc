@@ -139,6 +139,33 @@ Status read_debugging(Env& env) {
   return {};
 }
 
+Status read_hosts(Env& env) {
+  constexpr std::size_t kMost = 127;
+  if (const char* text = std::getenv("WAYBILL_HOST"); text != nullptr && *text != '\0') {
+    env.host = text;
+    for (const char c : env.host) {
+      if (c <= ' ' || c > '~' || env.host.size() > kMost) {
+        return bad_variable("WAYBILL_HOST", "1 to 127 printable letters without blanks", text);
+      }
+    }
+  }
+  if (const char* text = std::getenv("WAYBILL_PROGRESS"); text != nullptr && *text != '\0') {
+    if (std::strcmp(text, "call") != 0 && std::strcmp(text, "thread") != 0) {
+      return bad_variable("WAYBILL_PROGRESS", "call or thread", text);
+    }
+    env.progress_in_calls = std::strcmp(text, "call") == 0;
+  }
+  if (const char* text = std::getenv("WAYBILL_KEEPALIVE"); text != nullptr && *text != '\0') {
+    const char* end = nullptr;
+    const double seconds = parse_number(text, &end);
+    if (*end != '\0' || seconds < 0 || (seconds > 0 && seconds < 1) || seconds > 1e6) {
+      return bad_variable("WAYBILL_KEEPALIVE", "seconds, 0 or at least 1", text);
+    }
+    env.keepalive = std::chrono::milliseconds(std::llround(seconds * 1000));
+  }
+  return {};
+}
+
 }  // namespace
 
 const char* name_of(SimdLevel level) noexcept {
@@ -158,7 +185,13 @@ const char* name_of(SimdLevel level) noexcept {
 Result<Env> Env::from_process() {
   Env env;
   for (Status (*read)(Env&) :
-       {read_timeout, read_threads, read_memory, read_simd, read_strict, read_debugging}) {
+       {read_timeout,
+        read_threads,
+        read_memory,
+        read_simd,
+        read_strict,
+        read_debugging,
+        read_hosts}) {
     if (Status status = read(env); !status.ok()) {
       return status;
     }

@@ -59,6 +59,7 @@ Status Call::begin() {
   occupies_ = true;
   WAYBILL_RETURN_IF_ERROR(session_.check_usable(name));
   begun_ = true;
+  session_.scratch().agents.clear();
   stamp_ = window::stamp(session_.epoch, ++session_.number);
   half_ = session_.number % 2;
   header_.stamp = stamp_;
@@ -154,13 +155,14 @@ Status Call::wait_half() {
   // The last call that used this half; its members read it.
   const window::Stamp last = window::stamp(session_.epoch, session_.number - 2);
   enter(Phase::kWaitHalf);
-  return to_status(wait_for(session_,
-                            {.word = &window::ControlPage::done,
-                             .target = last,
-                             .ranks = session_.half_users[half_],
-                             .timeout = timeout_,
-                             .ended_is_arrived = true}),
-                   Phase::kWaitHalf);
+  Status status = to_status(wait_for(session_,
+                                     {.word = &window::ControlPage::done,
+                                      .target = last,
+                                      .ranks = session_.half_users[half_],
+                                      .timeout = timeout_,
+                                      .ended_is_arrived = true}),
+                            Phase::kWaitHalf);
+  return status.ok() ? wait_sent(Phase::kWaitHalf) : status;
 }
 
 void Call::publish_refusal(const Status& why, std::uint32_t kind) {
@@ -194,6 +196,7 @@ Status Call::give_up(Status why) {
 void Call::poison(const Status& why) {
   failed_ = true;
   session_.reset_needed = why.message();
+  session_.transport().cancel(half_);
   session_.post(session_.page().left, stamp_);
   numerics::stream_fence();
 }
@@ -223,7 +226,7 @@ Result<std::byte*> Call::open_half(std::int64_t bytes) {
   return region.data();
 }
 
-void Call::signal() {
+void Call::signal(const Describe& describe) {
   if (header_.checked_end >= 0 && header_.refused == 0) {
     write_checksums();
   }
@@ -240,6 +243,9 @@ void Call::signal() {
   window::step();
   published.store(stamp_, std::memory_order_release);
   numerics::stream_fence();
+  if (session_.transport().spans_hosts()) {
+    send_to_hosts(describe);
+  }
   session_.post(session_.page().signalled, stamp_);
   enter(Phase::kSignalled);
 }
@@ -258,6 +264,7 @@ bool Call::copy_header(int rank, window::CallHeader& header) const {
 
 Status Call::gather() {
   enter(Phase::kWaitSignals);
+  const auto end = std::chrono::steady_clock::now() + timeout_;
   auto& waited = session_.scratch().waited_us;
   std::fill(waited.begin(), waited.end(), 0);
   Status status = to_status(wait_for(session_,
@@ -287,6 +294,9 @@ Status Call::gather() {
     }
   }
   status = compare_headers();
+  if (status.ok() && session_.transport().spans_hosts()) {
+    status = gather_mirrors(end);
+  }
   if (status.ok() && session_.options().checked && !tails_are_sane()) {
     status = corrupt("a rank");
   }
@@ -357,7 +367,7 @@ bool Call::still_valid() const {
       return false;
     }
   }
-  return true;
+  return !session_.transport().spans_hosts() || mirrors_stand();
 }
 
 Status Call::finish() {
@@ -375,7 +385,7 @@ Status Call::finish() {
                       "expected every rank to stay until this rank had read its rows, but others "
                       "gave the call up meanwhile: this rank was too slow and needs a reset",
                       {})
-               : fail(StatusCode::kPeerLost, who + " ended while rows were read", ended);
+               : fail(StatusCode::kPeerLost, who + " ended while rows were read" + news_of(ended), ended);
   }
   Status checked = session_.options().checked ? check_members() : Status();
   end();
@@ -384,12 +394,16 @@ Status Call::finish() {
 
 Status Call::wait_readers(const std::vector<int>& readers) {
   enter(Phase::kWaitReaders);
-  return to_status(wait_for(session_,
-                            {.word = &window::ControlPage::done,
-                             .target = stamp_,
-                             .ranks = readers,
-                             .timeout = timeout_}),
-                   Phase::kWaitReaders);
+  std::vector<int>& here = session_.scratch().waiting_here;
+  here = readers;
+  std::erase_if(here, [this](int rank) { return session_.transport().is_remote(rank); });
+  Status status = to_status(wait_for(session_,
+                                     {.word = &window::ControlPage::done,
+                                      .target = stamp_,
+                                      .ranks = here,
+                                      .timeout = timeout_}),
+                            Phase::kWaitReaders);
+  return status.ok() ? wait_sent(Phase::kWaitReaders) : status;
 }
 
 Status Call::abandon(const Status& why) {
@@ -433,7 +447,7 @@ Status Call::to_status(WaitResult result, Phase phase) {
       return {};
     case WaitEnd::kTimeout: {
       const std::string waited = std::to_string(timeout_.count()) + " ms" + when;
-      const std::string where = whereabouts(result.ranks);
+      const std::string where = whereabouts(result.ranks) + news_of(result.ranks);
       return fail(StatusCode::kTimeout,
                   who + " did not come within " + waited + "; " + where,
                   std::move(result.ranks));
@@ -441,7 +455,8 @@ Status Call::to_status(WaitResult result, Phase phase) {
     case WaitEnd::kLost: {
       const char* text =
           result.ranks.size() == 1 ? " has ended its process" : " have ended their processes";
-      return fail(StatusCode::kPeerLost, who + text + when, std::move(result.ranks));
+      const std::string news = news_of(result.ranks);
+      return fail(StatusCode::kPeerLost, who + text + when + news, std::move(result.ranks));
     }
     case WaitEnd::kMovedOn:
       return fail(StatusCode::kInvalidState,
@@ -453,6 +468,12 @@ Status Call::to_status(WaitResult result, Phase phase) {
       return fail(StatusCode::kInterrupted, "interrupted" + when, {});
   }
   return {};
+}
+
+/// Of ranks on other hosts.
+std::string Call::news_of(const std::vector<int>& ranks) const {
+  const std::string news = session_.transport().news_of(ranks);
+  return news.empty() ? news : "; " + news;
 }
 
 std::string Call::whereabouts(const std::vector<int>& ranks) const {
@@ -481,6 +502,7 @@ Status Call::fail(StatusCode code, std::string message, std::vector<int> ranks) 
   message = name + ": " + message;
   session_.reset_needed = message;
   // `left` before anything that this call published can be reused; see finish() of the readers.
+  session_.transport().cancel(half_);
   session_.post(session_.page().left, stamp_);
   numerics::stream_fence();
   end();

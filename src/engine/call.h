@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -65,8 +66,14 @@ class Call {
   Result<std::byte*> open_half(std::int64_t bytes);
   /// What signal() publishes; filled by the operator.
   window::CallHeader& header() noexcept { return header_; }
+  /// What of this rank's half (and of rows in the pool) the members on another host need: fills
+  /// parcel.extents, takes away what the header says of the pool, and returns where its layout ends.
+  /// `on_host`: (members,), those that are on it.
+  using Describe = std::function<std::int64_t(
+      const std::vector<char>& on_host, window::CallHeader& header, transport::Parcel& parcel)>;
   /// Makes all that was written readable. After this peers may read until they post `done`.
-  void signal();
+  /// `describe` is asked where members are on other hosts; empty: they need nothing but the header.
+  void signal(const Describe& describe = {});
   /// Checked mode: what signal() makes checksums of, header().num_rows rows. Before signal().
   void published_rows(const std::byte* rows, std::int64_t row_bytes) noexcept {
     rows_ = rows;
@@ -83,14 +90,20 @@ class Call {
   /// it computed another end.
   bool ends_at(int member, std::int64_t end) const noexcept {
     const std::int64_t theirs = header_of(member).checked_end;
-    return end <= peer_of(member).window_bytes && (theirs < 0 || theirs == end);
+    return end <= half_bytes_of(member) && (theirs < 0 || theirs == end);
+  }
+  /// True when `bytes` from `offset` on lie in the pool of `member`, on this host.
+  bool lies_in_pool(int member, std::int64_t offset, std::int64_t bytes) const noexcept {
+    const transport::PeerMemory& peer = peer_of(member);
+    return peer.pool != nullptr && offset >= 0 && offset <= peer.window_bytes - bytes;
   }
   /// Waits for the signal of every member, copies the headers into scratch and compares them.
   Status gather();
   /// Ends the reading: kInvalidState when a publisher moved on meanwhile (nothing that was read may
   /// be used), else posts `done`.
   Status finish();
-  /// Waits until `readers` have read the rows that were published in place. After finish().
+  /// Waits until `readers` have read the rows that were published in place, or, for those of other
+  /// hosts, until these have left. After finish().
   Status wait_readers(const std::vector<int>& readers);
   /// kInternal: what `who` published cannot be.
   Status corrupt(const std::string& who) const;
@@ -118,6 +131,12 @@ class Call {
   }
   /// Start of the half of this call at `member`.
   const std::byte* half_of(int member) const noexcept { return peer_of(member).halves[half_]; }
+  /// How much of it can be read.
+  std::int64_t half_bytes_of(int member) const noexcept {
+    const transport::PeerMemory& peer = peer_of(member);
+    return session_.transport().is_remote(rank_of(member)) ? peer.mirrored_bytes[half_]
+                                                            : peer.window_bytes;
+  }
   /// Session::make_tensor for an output of this call.
   Status make_output(Tensor& output,
                      DType dtype,
@@ -138,10 +157,17 @@ class Call {
 
  private:
   Status wait_half();
+  Status wait_sent(Phase phase);
+  void send_to_hosts(const Describe& describe);
+  int choose_agents(int host);
+  void add_tail(const window::CallHeader& header, std::int64_t end);
+  Status gather_mirrors(std::chrono::steady_clock::time_point end);
+  bool mirrors_stand() const;
   bool copy_header(int rank, window::CallHeader& header) const;
   void publish_refusal(const Status& why, std::uint32_t kind);
   void update_performance() const;
   Status to_status(WaitResult result, Phase phase);
+  std::string news_of(const std::vector<int>& ranks) const;
   std::string whereabouts(const std::vector<int>& ranks) const;
   void log_wait(const WaitResult& result, Phase phase) const;
   Status fail(StatusCode code, std::string message, std::vector<int> ranks);

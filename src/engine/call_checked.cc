@@ -43,9 +43,9 @@ bool Call::tails_are_sane() const {
   for (int member = 0; member < num_members(); ++member) {
     const window::CallHeader& header = header_of(member);
     if (header.checked_end >= 0 &&
-        (header.num_rows < 0 || header.num_rows > peer_of(member).window_bytes / 8 ||
-         header.checked_end > peer_of(member).window_bytes ||
-         tail_of(member).end > peer_of(member).window_bytes)) {
+        (header.num_rows < 0 || header.num_rows > half_bytes_of(member) / 8 ||
+         header.checked_end > half_bytes_of(member) ||
+         tail_of(member).end > half_bytes_of(member))) {
       return false;
     }
   }

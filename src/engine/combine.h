@@ -70,6 +70,14 @@ class Combine {
   Status publish();
   void publish_places(std::byte* half, const window::CombineLayout& layout);
   void copy_rows(std::byte* half, const window::CombineLayout& layout);
+  // For members on other hosts (combine_travel.cc).
+  std::int64_t describe(const std::byte* half,
+                        const window::CombineLayout& layout,
+                        const std::vector<char>& on_host,
+                        window::CallHeader& header,
+                        transport::Parcel& parcel);
+  void mark_listed(const window::ReturnEntry* entries, const std::vector<char>& on_host);
+  void mark_counted(const std::int32_t* counts, const std::vector<char>& on_host);
 
   // TP = 2 (combine_tp.cc)
   Status exchange_tp();

@@ -69,12 +69,13 @@ const ReturnEntry* Combine::entries_of(int r) const {
 
 /// Those from which a layout can be computed.
 bool Combine::has_sane_numbers(const CallHeader& header, int r) const {
-  const std::int64_t bytes = call_.peer_of(r).window_bytes;
+  const std::int64_t bytes = call_.half_bytes_of(r);
   const std::int64_t most = bytes / std::max<std::int64_t>(row_bytes(), sizeof(ReturnEntry));
   return header.num_entries >= 0 && header.num_entries <= most &&
          header.num_rows == header.num_entries &&
-         (header.in_pool == 0 || (!shape_.quantised && header.pool_offset >= 0 &&
-                                  header.pool_offset <= bytes - header.num_rows * row_bytes()));
+         (header.in_pool == 0 ||
+          (!shape_.quantised &&
+           call_.lies_in_pool(r, header.pool_offset, header.num_rows * row_bytes())));
 }
 
 bool Combine::expects(std::int64_t token, std::int64_t slot) const {

@@ -64,8 +64,14 @@ Status Combine::publish_tp() {
                   static_cast<std::size_t>(row_bytes()));
     }
   }
-  call.published_rows(tp_in_place_ ? rows : *half, row_bytes());
-  call.signal();
+  const std::byte* published = tp_in_place_ ? rows : *half;
+  call.published_rows(published, row_bytes());
+  call.signal([&](const std::vector<char>&, CallHeader& travels, transport::Parcel& parcel) {
+    travels.in_pool = 0;
+    travels.pool_offset = 0;
+    parcel.extents.push_back({published, 0, bytes});
+    return bytes;
+  });
   return {};
 }
 
@@ -79,12 +85,11 @@ Status Combine::check_peer() {
             std::to_string(header.num_entries),
         std::to_string(shape_.rows) + " and " + std::to_string(shape_.peer_rows));
   }
-  const std::int64_t window_bytes = call.peer_of(tp_.peer()).window_bytes;
-  const std::int64_t offset = header.in_pool != 0 ? header.pool_offset : 0;
-  if (offset < 0 || offset > window_bytes - shape_.rows * row_bytes()) {
-    return call.corrupt("the TP peer");
-  }
-  return {};
+  const std::int64_t bytes = shape_.rows * row_bytes();
+  const bool readable = header.in_pool != 0
+                            ? call.lies_in_pool(tp_.peer(), header.pool_offset, bytes)
+                            : bytes <= call.half_bytes_of(tp_.peer());
+  return readable ? Status() : call.corrupt("the TP peer");
 }
 
 /// Row i becomes RNE(own[i] + peer's part of it). The sum of two float16 in float32, rounded once

@@ -11,6 +11,7 @@
 #include "engine/dispatch_publish.h"
 #include "engine/recheck.h"
 #include "engine/row_pull.h"
+#include "engine/travel.h"
 #include "numerics/float_mode.h"
 #include "window/layout.h"
 
@@ -118,7 +119,10 @@ Status Dispatch::publish() {
   }
   publish_dispatch(session_, args_, shape_, call_.header(), *half);
   call_.published_rows(*half + layout.rows.offset, shape_.row_bytes());
-  call_.signal();
+  call_.signal([&](const std::vector<char>& on_host, CallHeader& header, transport::Parcel& parcel) {
+    add_dispatch(session_, shape_, header, layout, *half, on_host, parcel.extents);
+    return layout.end;
+  });
   return {};
 }
 

@@ -35,7 +35,7 @@ Status Dispatch::publish_tp() {
   header.in_pool = 1;
   header.pool_offset = tp_.session()->pool().offset_of(result_.expand_x.buffer.data(),
                                                        result_.rows * shape_.row_bytes());
-  const auto layout = TpDispatchLayout::of(num_ranks(), result_.rows, shape_.quantised);
+  const auto layout = TpDispatchLayout::of(num_ranks(), result_.rows, shape_.quantised, 0);
   auto half = call.open_half(layout.end);
   if (!half.ok()) {
     return half.status();
@@ -49,7 +49,16 @@ Status Dispatch::publish_tp() {
                 static_cast<std::size_t>(layout.row_scales.bytes));
   }
   call.published_rows(result_.expand_x.buffer.data(), shape_.row_bytes());
-  call.signal();
+  call.signal([&](const std::vector<char>&, window::CallHeader& travels, transport::Parcel& parcel) {
+    travels.in_pool = 0;
+    travels.pool_offset = 0;
+    const auto mirrored = TpDispatchLayout::of(
+        num_ranks(), result_.rows, shape_.quantised, result_.rows * shape_.row_bytes());
+    parcel.extents.push_back({*half, 0, mirrored.rows.offset});
+    parcel.extents.push_back(
+        {result_.expand_x.buffer.data(), mirrored.rows.offset, mirrored.rows.bytes});
+    return mirrored.end;
+  });
   return {};
 }
 
@@ -60,13 +69,14 @@ Status Dispatch::append_peer() {
   const window::CallHeader& header = call.header_of(tp_.peer());
   const std::int64_t rows = header.num_rows;
   const std::int64_t row_bytes = shape_.row_bytes();
-  const std::int64_t window_bytes = call.peer_of(tp_.peer()).window_bytes;
+  const bool in_pool = header.in_pool != 0;
   if (rows < 0 || rows > shape_.rows_capacity) {
     return call.corrupt("the TP peer");
   }
-  const auto layout = TpDispatchLayout::of(num_ranks(), rows, shape_.quantised);
-  if (layout.end > window_bytes || header.pool_offset < 0 ||
-      header.pool_offset > window_bytes - rows * row_bytes) {
+  const auto layout =
+      TpDispatchLayout::of(num_ranks(), rows, shape_.quantised, in_pool ? 0 : rows * row_bytes);
+  if (!call.ends_at(tp_.peer(), layout.end) ||
+      (in_pool && !call.lies_in_pool(tp_.peer(), header.pool_offset, rows * row_bytes))) {
     return call.corrupt("the TP peer");
   }
   const std::byte* half = call.half_of(tp_.peer());
@@ -83,7 +93,8 @@ Status Dispatch::append_peer() {
   WAYBILL_RETURN_IF_ERROR(session.in_context(
       name, session.pool().commit(result_.dynamic_scales.buffer, shape_.quantised ? 4 * all : 0)));
 
-  const std::byte* source = call.peer_of(tp_.peer()).pool + header.pool_offset;
+  const std::byte* source =
+      in_pool ? call.peer_of(tp_.peer()).pool + header.pool_offset : half + layout.rows.offset;
   std::byte* destination = result_.expand_x.buffer.data() + result_.rows * row_bytes;
   session.workers().run(rows, least_items(row_bytes), [&](std::int64_t begin, std::int64_t end) {
     session_.kernels().copy(destination + begin * row_bytes,

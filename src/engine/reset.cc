@@ -48,7 +48,7 @@ class Reset {
     }
     if (!status.ok()) {
       if (attempt_ > 0) {
-        post_joined(own_, attempt_, ResetStage::kGaveUp);
+        join_stage(ResetStage::kGaveUp);
       }
       session_.enter(Phase::kIdle, contract::Operator::kNone);
       return status;
@@ -163,11 +163,17 @@ class Reset {
     return error(StatusCode::kTimeout, "connect", "", std::move(message), std::move(ranks));
   }
 
+  void join_stage(ResetStage stage) {
+    post_joined(own_, attempt_, stage);
+    session_.transport().posted(own_.reset.joined);
+  }
+
   void join() {
     closer_ = -1;
     differing_ = -1;
     own_.reset.call.store(session_.number);
-    post_joined(own_, attempt_, ResetStage::kGathering);
+    session_.transport().posted(own_.reset.call);
+    join_stage(ResetStage::kGathering);
     for (window::Word* word : {&own_.signalled, &own_.done}) {
       futex_wake_all(word->value);  // ranks that wait for this one in an old call
     }
@@ -221,9 +227,16 @@ class Reset {
       if (Clock::now() >= end) {
         return timed_out();
       }
-      std::this_thread::sleep_for(kPoll);
+      pause();
     }
     return {};
+  }
+
+  void pause() {
+    if (session_.transport().spans_hosts()) {
+      session_.flush(kPoll);
+    }
+    std::this_thread::sleep_for(kPoll);
   }
 
   /// Follows a later attempt, or the list that r has closed.
@@ -348,6 +361,7 @@ class Reset {
     }
     list.incarnations = incarnations(list);
     post_list(own_, attempt_, list);
+    session_.transport().posted(own_.reset.list);
     accept(session_.rank(), list);
   }
 
@@ -355,7 +369,8 @@ class Reset {
     closer_ = closer;
     list_ = list;
     post_accepted(own_, attempt_, closer);
-    post_joined(own_, attempt_, ResetStage::kClosed);
+    session_.transport().posted(own_.reset.accepted);
+    join_stage(ResetStage::kClosed);
     accept_end_ = Clock::now() + session_.timeout();
   }
 
@@ -423,7 +438,7 @@ class Reset {
     session_.post(own_.signalled, start);
     session_.post(own_.done, start);
     numerics::stream_fence();
-    post_joined(own_, attempt_, ResetStage::kConcluded);
+    join_stage(ResetStage::kConcluded);
     const std::lock_guard lock(session_.stats_mutex);
     session_.counted.epoch = session_.epoch;
     session_.counted.absent = session_.absent;

@@ -158,8 +158,11 @@ void Session::post(window::Word& word, window::Stamp value) {
     window::step();
     if (peer(rank).control->asleep.value.load(std::memory_order_relaxed) != 0) {
       futex_wake_all(word.value);
-      return;
+      break;
     }
+  }
+  if (transport_->spans_hosts()) {
+    transport_->posted(word);
   }
 }
 
@@ -236,8 +239,24 @@ void Session::close(std::chrono::milliseconds timeout) {
     numerics::stream_fence();
   }
   open_setup.reset();
+  flush(timeout);
   closed_ = true;
   pool().trim();
+}
+
+/// What was posted last has left this process, also where no thread moves messages.
+void Session::flush(std::chrono::milliseconds timeout) {
+  if (!transport_->spans_hosts()) {
+    return;
+  }
+  const auto end = std::chrono::steady_clock::now() + timeout;
+  transport_->begin_drive();
+  while (transport_->drive() || !transport_->is_sent(0) || !transport_->is_sent(1)) {
+    if (std::chrono::steady_clock::now() >= end) {
+      break;
+    }
+  }
+  transport_->end_drive(true);
 }
 
 GroupStats Session::stats() const {
@@ -257,6 +276,15 @@ GroupStats Session::stats() const {
   stats.pool_bytes_in_use = pool.in_use_bytes;
   stats.pool_buffers = pool.buffers;
   return stats;
+}
+
+std::vector<Route> Session::routes() const {
+  std::vector<Route> routes;
+  for (int rank = 0; rank < world_size(); ++rank) {
+    routes.push_back(transport_->route_to(rank));
+    routes.back().how = rank == rank_ ? "self" : routes.back().how;
+  }
+  return routes;
 }
 
 Result<MemoryPlacement> Session::placement() {

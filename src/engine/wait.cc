@@ -18,6 +18,21 @@ constexpr std::chrono::microseconds kSpin{20};
 constexpr int kYields = 100;
 constexpr int kSpinsBetweenLooksAtTheClock = 64;
 
+/// Who receives for this host what `rank` sends.
+int agent_of(Session& session, int rank) {
+  const Scratch& scratch = session.scratch();
+  const auto at = std::find(scratch.members.begin(), scratch.members.end(), rank);
+  return scratch.agents[static_cast<std::size_t>(at - scratch.members.begin())];
+}
+
+const window::Word& waited_word(Session& session, const WaitSpec& spec, int rank) {
+  if (spec.word != nullptr) {
+    return session.peer(rank).control->*spec.word;
+  }
+  const std::size_t half = window::call_of(spec.target) % 2;
+  return session.transport().slot(agent_of(session, rank), rank, half).arrived;
+}
+
 class Waiter {
  public:
   Waiter(Session& session, const WaitSpec& spec)
@@ -41,7 +56,7 @@ class Waiter {
   }
 
  private:
-  const window::Word& word_of(int rank) const { return session_.peer(rank).control->*spec_.word; }
+  const window::Word& word_of(int rank) const { return waited_word(session_, spec_, rank); }
 
   /// Takes those that arrived off the list; true when none is missing.
   bool scan() {
@@ -69,6 +84,9 @@ class Waiter {
   }
 
   bool spin() {
+    if (session_.transport().spans_hosts()) {
+      return spin_and_drive();
+    }
     // With more ranks than cores the one waited for needs this core.
     if (session_.transport().ranks_on_host() <= session_.cores()) {
       const auto end = begin_ + kSpin;
@@ -90,7 +108,46 @@ class Waiter {
     return false;
   }
 
+  /// Moves messages as long as there are any.
+  bool spin_and_drive() {
+    transport::Transport& transport = session_.transport();
+    transport.begin_drive();
+    auto end = Clock::now() + kSpin;
+    int yields = 0;
+    bool arrived = scan();
+    while (!arrived && yields < kYields) {
+      if (transport.drive()) {
+        yields = 0;
+        end = Clock::now() + kSpin;
+      } else if (Clock::now() >= end || transport.ranks_on_host() > session_.cores()) {
+        ++yields;
+        sched_yield();
+      }
+      arrived = scan();
+      if (!arrived && Clock::now() - begin_ >= kSlice) {
+        break;  // it is time to look around
+      }
+    }
+    transport.end_drive(!arrived);
+    return arrived;
+  }
+
+  /// Where nobody else moves messages.
+  void sleep_and_drive() {
+    transport::Transport& transport = session_.transport();
+    const auto end = Clock::now() + kSlice;
+    while (Clock::now() < end && Clock::now() - begin_ < spec_.timeout && !scan()) {
+      if (!transport.drive()) {
+        transport.sleep(std::chrono::milliseconds(1));
+      }
+    }
+  }
+
   void sleep() {
+    if (session_.transport().needs_driver()) {
+      sleep_and_drive();
+      return;
+    }
     window::Word& asleep = session_.page().asleep;
     window::Word& waits_for = session_.page().waits_for;
     waits_for.value.store(static_cast<std::uint64_t>(missing_.size()) << 32 |
@@ -120,9 +177,16 @@ class Waiter {
     std::vector<int> ended;
     std::vector<int> moved;
     std::vector<int> resetting;
+    std::vector<int> gave_up;  // of these nothing more arrives: the call looks for itself
     for (int rank : missing_) {
       const window::ControlPage& page = *session_.peer(rank).control;
-      if (session_.transport().has_ended(rank)) {
+      const int agent = spec_.word == nullptr ? agent_of(session_, rank) : rank;
+      if (agent != rank && session_.transport().has_ended(agent)) {
+        return finish(WaitEnd::kLost, {agent});
+      }
+      if (spec_.word == nullptr && page.left.load() == spec_.target) {
+        gave_up.push_back(rank);
+      } else if (session_.transport().has_ended(rank)) {
         ended.push_back(rank);
       } else if (window::epoch_of(page.signalled.load()) > epoch) {
         moved.push_back(rank);
@@ -134,6 +198,7 @@ class Waiter {
     if (scan()) {
       return finish(WaitEnd::kArrived, {});
     }
+    std::erase_if(missing_, [&](int rank) { return contains(gave_up, rank); });
     drop_arrived(ended);
     drop_arrived(moved);
     drop_arrived(resetting);
@@ -190,7 +255,7 @@ class Waiter {
 WaitResult wait_for(Session& session, const WaitSpec& spec) {
   // Most waits are over before they begin: then not even the clock is read.
   const bool over = std::all_of(spec.ranks.begin(), spec.ranks.end(), [&](int rank) {
-    return has_reached((session.peer(rank).control->*spec.word).load(), spec.target);
+    return has_reached(waited_word(session, spec, rank).load(), spec.target);
   });
   return over ? WaitResult() : Waiter(session, spec).run();
 }

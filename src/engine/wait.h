@@ -28,6 +28,7 @@ struct WaitResult {
 /// What to wait for: `word` of every rank in `ranks` in the epoch of `target` and at its call
 /// number or later.
 struct WaitSpec {
+  /// Null: for what ranks of other hosts published to arrive in the half of the target's call.
   const window::Word window::ControlPage::* word;
   window::Stamp target;
   const std::vector<int>& ranks;

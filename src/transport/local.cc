@@ -17,12 +17,20 @@ int Transport::cores_of_ranks() const noexcept {
   decltype(window::Identity::cores) all{};
   int count = 0;
   for (std::size_t i = 0; i < all.size(); ++i) {
-    for (const PeerMemory& peer : peers_) {
-      all[i] |= peer.control != nullptr ? peer.control->identity.cores[i] : 0;
+    for (int rank = 0; rank < world_size(); ++rank) {
+      const window::ControlPage* page = peer(rank).control;
+      all[i] |= page != nullptr && !is_remote(rank) ? page->identity.cores[i] : 0;
     }
     count += std::popcount(all[i]);
   }
   return std::max(count, 1);
+}
+
+Route Transport::route_to(int /*rank*/) const { return {"", "threads of one process"}; }
+
+const window::MirrorSlot& Transport::slot(int /*agent*/, int /*rank*/, std::size_t /*half*/) const {
+  static const window::MirrorSlot kNone;
+  return kNone;
 }
 
 LocalTransport::LocalTransport(std::vector<std::shared_ptr<window::Window>> windows,

@@ -51,7 +51,9 @@ class Meeting {
       return greeter.status();
     }
     greeter_ = std::move(*greeter);
-    greeted_[static_cast<std::size_t>(options_.rank)] = 1;
+    for (int r = 0; r < options_.world_size; ++r) {
+      greeted_[static_cast<std::size_t>(r)] = r == options_.rank || !is_here(r) ? 1 : 0;
+    }
     while (!missing().empty()) {
       if (Status status = step(); !status.ok()) {
         return status;
@@ -70,6 +72,13 @@ class Meeting {
   }
 
  private:
+  /// On this host.
+  bool is_here(int r) const {
+    const auto& hosts = options_.hosts;
+    return hosts.empty() ||
+           hosts[static_cast<std::size_t>(r)] == hosts[static_cast<std::size_t>(options_.rank)];
+  }
+
   std::vector<int> missing() const {
     std::vector<int> ranks;
     for (int r = 0; r < options_.world_size; ++r) {
@@ -90,7 +99,8 @@ class Meeting {
   std::vector<int> ended() const {
     std::vector<int> ranks;
     for (std::size_t r = 0; r < handles_.size(); ++r) {
-      const bool known = r < expected_.size() && static_cast<int>(r) != options_.rank;
+      const auto rank = static_cast<int>(r);
+      const bool known = r < expected_.size() && rank != options_.rank && is_here(rank);
       if (handles_[r].process.has_ended() || (known && expected_[r].has_ended())) {
         ranks.push_back(static_cast<int>(r));
       }
@@ -132,6 +142,9 @@ class Meeting {
     std::vector<pollfd> polled{{listener_.get(), POLLIN, 0}};
     std::vector<int> ranks{-1};
     for (int r = 0; r < options_.rank; ++r) {
+      if (!is_here(r)) {
+        continue;
+      }
       if (Status status = call(r); !status.ok()) {
         return status;
       }

@@ -29,10 +29,12 @@ struct RendezvousOptions {
   std::function<bool()> interrupted;
   /// Of each rank, where the program knows them: their end is noticed also before they came.
   std::vector<ProcessId> processes;
+  /// Number of each rank's host: only ranks of this one are met. Empty: all are.
+  std::vector<int> hosts;
 };
 
 struct Met {
-  std::vector<PeerHandle> handles;  ///< the entry of this rank itself is empty
+  std::vector<PeerHandle> handles;  ///< those of this rank itself and of other hosts are empty
   Descriptor listener;              ///< at address_of(id, rank); whoever comes later comes here
 };
 

@@ -19,8 +19,8 @@ Result<std::unique_ptr<ShmTransport>> ShmTransport::create(std::vector<PeerHandl
   auto transport =
       come_back(rank, static_cast<int>(handles.size()), window, window_bytes, std::move(lobby));
   for (std::size_t r = 0; r < handles.size(); ++r) {
-    if (static_cast<int>(r) == rank) {
-      continue;
+    if (static_cast<int>(r) == rank || !handles[r].files[0]) {
+      continue;  // this rank itself, or one of another host
     }
     if (Status status = transport->map(static_cast<int>(r), std::move(handles[r])); !status.ok()) {
       return status;

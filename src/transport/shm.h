@@ -31,6 +31,7 @@ class ShmTransport final : public Transport {
 
   bool has_ended(int rank) noexcept override;
   bool is_known(int rank) const noexcept override;
+  Route route_to(int) const override { return {"", "shared memory"}; }
   std::vector<int> newcomers() override;
   bool take_in() override;
   int call_others() override;

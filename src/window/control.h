@@ -34,6 +34,7 @@ struct CallHeader {
   std::int64_t pool_offset = 0;    ///< of row 0, when in_pool
   std::int64_t checked_end = -1;   ///< checked mode: end of the layout, else -1
   std::int64_t has_checksums = 0;  ///< checked mode: of the rows
+  std::int64_t mirrored_bytes = 0;  ///< to ranks of another host: size of what travels to them
   contract::Agreement agreement;
 };
 static_assert(std::is_trivially_copyable_v<CallHeader>);
@@ -80,6 +81,8 @@ struct ControlPage {
   Word phase;        ///< Phase in the high half, operator in the low half: for people
   Word phase_since;  ///< when the phase began, nanoseconds of CLOCK_MONOTONIC
   ResetPosts reset;
+  /// Of a rank that receives for its host: where in its pool the table of MirrorSlot is, + 1.
+  std::atomic<std::int64_t> mirrors{0};
   alignas(64) std::array<CallHeader, 2> headers;
   alignas(64) std::array<Refusal, 2> refusals;
 };

@@ -9,7 +9,7 @@ namespace waybill::window {
 
 /// Changes whenever ControlPage, CallHeader or a layout changes its meaning: ranks that differ do
 /// not connect.
-inline constexpr std::uint32_t kLayoutVersion = 4;
+inline constexpr std::uint32_t kLayoutVersion = 5;
 
 /// Whose page this is: written once, before anybody else can see it. Also for tools that look at a
 /// group from outside: the fields up to `page_bytes` keep their place in every version.

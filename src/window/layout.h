@@ -63,19 +63,23 @@ struct DispatchLayout {
   }
 };
 
-/// What dispatch publishes for its TP peer; the rows themselves lie in the pool.
+/// What dispatch publishes for its TP peer; the rows themselves lie in the pool, but in the mirror of
+/// a peer on another host.
 struct TpDispatchLayout {
   Section counts;      ///< (E,) int32, the first part of ep_recv_counts
   Section row_scales;  ///< (num_rows,) float32 when quantised
+  Section rows;        ///< rows_bytes, 0 where they lie in the pool
   std::int64_t end = 0;
 
   static constexpr TpDispatchLayout of(std::int64_t num_ranks,
                                        std::int64_t num_rows,
-                                       bool quantised) noexcept {
+                                       bool quantised,
+                                       std::int64_t rows_bytes) noexcept {
     Cursor cursor;
     TpDispatchLayout layout;
     layout.counts = cursor.add(4 * num_ranks);
     layout.row_scales = cursor.add(quantised ? 4 * num_rows : 0);
+    layout.rows = cursor.add(rows_bytes);
     layout.end = cursor.end();
     return layout;
   }

@@ -188,8 +188,8 @@ Result<Buffer> Pool::allocate(std::int64_t bytes) {
   return Buffer(*block);
 }
 
-Status Pool::commit(const Buffer& buffer, std::int64_t bytes) {
-  return core_->commit(buffer.data() - core_->data(), bytes);
+Status Pool::commit(const Buffer& buffer, std::int64_t begin, std::int64_t bytes) {
+  return core_->commit(buffer.data() - core_->data() + begin, bytes);
 }
 
 std::int64_t Pool::offset_of(const void* data, std::int64_t bytes) const noexcept {

@@ -49,7 +49,9 @@ class Pool {
   Result<Buffer> allocate(std::int64_t bytes);
   /// Reserves the first `bytes` of the buffer. Where the limits refuse, pages of free ranges are
   /// given back and it is tried again.
-  Status commit(const Buffer& buffer, std::int64_t bytes);
+  Status commit(const Buffer& buffer, std::int64_t bytes) { return commit(buffer, 0, bytes); }
+  /// The same for a part of the buffer.
+  Status commit(const Buffer& buffer, std::int64_t begin, std::int64_t bytes);
   /// Offset of [data, data+bytes) in the region, or -1 when it does not lie in it.
   std::int64_t offset_of(const void* data, std::int64_t bytes) const noexcept;
   /// Gives the pages of all free ranges back.

@@ -1,0 +1,373 @@
+#include "engine/connect.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/errors.h"
+#include "numerics/kernels.h"
+#include "transport/hosts.h"
+#include "transport/lobby.h"
+#include "transport/local.h"
+#include "transport/local_wire.h"
+#include "transport/remote.h"
+#include "transport/rendezvous.h"
+#include "transport/shm.h"
+#include "transport/socket.h"
+#include "transport/ucx/ucx_wire.h"
+#include "waybill/env.h"
+#include "window/window.h"
+
+namespace waybill::engine {
+namespace {
+
+/// Everything a session needs, with the environment's defaults filled in.
+struct Resolved {
+  SessionOptions session;
+  std::int64_t window_bytes = 0;
+  Env env;
+};
+
+Status bad_argument(const char* argument, const std::string& expected, const std::string& got) {
+  return error(
+      StatusCode::kInvalidArgument,
+      "connect",
+      argument,
+      std::string("connect: argument ") + argument + ": expected " + expected + ", got " + got);
+}
+
+Status check_world(int rank, int world_size, const GroupOptions& options) {
+  if (world_size < 1 || world_size > window::kMaxRanks) {
+    return bad_argument(
+        "world_size", "1 to " + std::to_string(window::kMaxRanks), std::to_string(world_size));
+  }
+  if (rank < 0 || rank >= world_size) {
+    return bad_argument(
+        "rank", "0 <= rank < " + std::to_string(world_size), std::to_string(rank));
+  }
+  if (!options.hosts.empty() && options.hosts.size() != static_cast<std::size_t>(world_size)) {
+    return bad_argument("hosts",
+                        "a name for each of " + std::to_string(world_size) + " ranks",
+                        std::to_string(options.hosts.size()));
+  }
+  return {};
+}
+
+Result<Resolved> resolve(int rank, int world_size, const GroupOptions& options) {
+  if (Status status = check_world(rank, world_size, options); !status.ok()) {
+    return status;
+  }
+  auto env = Env::from_process();
+  if (!env.ok()) {
+    return env.status();
+  }
+  Resolved resolved;
+  resolved.session.timeout = options.timeout.count() > 0 ? options.timeout : env->timeout;
+  resolved.session.threads = options.threads > 0 ? options.threads : env->threads.value_or(0);
+  if (env->simd && !numerics::is_supported(*env->simd)) {
+    return error(
+        StatusCode::kInvalidArgument,
+        "environment",
+        "WAYBILL_SIMD",
+        std::string("WAYBILL_SIMD: expected a level this machine has, got ") + name_of(*env->simd));
+  }
+  resolved.session.kernels = env->simd ? numerics::kernels(*env->simd) : numerics::best_kernels();
+  resolved.session.interrupted = options.interrupted;
+  resolved.session.on_phase = options.on_phase;
+  resolved.session.log = env->log_waits ? options.log : nullptr;
+  resolved.session.checked = options.checked || env->checked;
+  resolved.session.strict = options.strict != Strict::kNone ? options.strict : env->strict;
+  resolved.session.hccl_buffsize_mb = env->hccl_buffsize_mb;
+  resolved.window_bytes = options.window_bytes > 0 ? options.window_bytes : env->window_bytes;
+  constexpr std::int64_t kWindowUnit = std::int64_t{2} << 20;
+  if (resolved.window_bytes % kWindowUnit != 0) {
+    return bad_argument(
+        "window_bytes", "a multiple of 2 MiB", std::to_string(resolved.window_bytes));
+  }
+  window::MemoryBudget::process().set_limit(env->max_memory_bytes);
+  resolved.env = std::move(*env);
+  return resolved;
+}
+
+bool spans_hosts(const GroupOptions& options) {
+  return std::any_of(options.hosts.begin(), options.hosts.end(), [&](const std::string& host) {
+    return host != options.hosts.front();
+  });
+}
+
+/// This rank's window and where it is met by processes that come later.
+Result<std::unique_ptr<transport::Lobby>> open_lobby(const std::string& id,
+                                                     const window::Window& window,
+                                                     const transport::RendezvousOptions& options,
+                                                     Descriptor listener,
+                                                     bool rejoining) {
+  auto greeter = transport::Greeter::create(
+      window, options.rank, options.world_size, options.window_bytes, rejoining);
+  if (!greeter.ok()) {
+    return greeter.status();
+  }
+  return std::make_unique<transport::Lobby>(id, std::move(*greeter), std::move(listener));
+}
+
+Result<std::unique_ptr<window::Window>> make_window(const std::string& id,
+                                                    int rank,
+                                                    int world_size,
+                                                    const GroupOptions& options,
+                                                    const Resolved& resolved,
+                                                    bool newcomer) {
+  return window::Window::create(
+      resolved.window_bytes,
+      window::MemoryBudget::process(),
+      {.identity = window::make_identity(id, options.name, rank, world_size),
+       .newcomer = newcomer,
+       .checked = resolved.session.checked});
+}
+
+/// Meets the ranks of this host.
+Result<std::unique_ptr<transport::Transport>> connect_here(
+    const window::Window& window,
+    const transport::RendezvousOptions& meeting) {
+  auto met = transport::meet(window, meeting);
+  if (!met.ok()) {
+    return met.status();
+  }
+  std::unique_ptr<transport::Lobby> lobby;
+  if (meeting.hosts.empty()) {
+    // Processes come back to groups on one host only.
+    auto opened = open_lobby(meeting.id, window, meeting, std::move(met->listener), false);
+    if (!opened.ok()) {
+      return opened.status();
+    }
+    lobby = std::move(*opened);
+  }
+  auto transport = transport::ShmTransport::create(
+      std::move(met->handles), meeting.rank, window, meeting.window_bytes, std::move(lobby));
+  if (!transport.ok()) {
+    return transport.status();
+  }
+  return std::unique_ptr<transport::Transport>(std::move(*transport));
+}
+
+/// Brings the greetings of all ranks to each other. A rank that cannot go on says so in its own.
+Result<std::vector<transport::Greeting>> exchange_greetings(
+    const Result<std::unique_ptr<transport::UcxWire>>& wire,
+    const window::Window& window,
+    bool beats,
+    const GroupOptions& options) {
+  transport::Greeting own{window.control->identity, beats, "", ""};
+  if (wire.ok()) {
+    own.wire_address = (*wire)->address();
+  } else {
+    own.error = wire.status().message();
+  }
+  auto texts = options.all_gather(own.to_bytes());
+  if (!wire.ok()) {
+    return wire.status();
+  }
+  if (!texts.ok()) {
+    return texts.status();
+  }
+  std::vector<transport::Greeting> greetings;
+  for (std::size_t rank = 0; rank < options.hosts.size(); ++rank) {
+    auto greeting = transport::Greeting::from_bytes(rank < texts->size() ? (*texts)[rank] : "",
+                                                    static_cast<int>(rank),
+                                                    static_cast<int>(options.hosts.size()));
+    if (!greeting.ok()) {
+      return greeting.status();
+    }
+    greetings.push_back(std::move(*greeting));
+  }
+  return greetings;
+}
+
+/// The group's ranks on other hosts, beside those of this one.
+Result<std::unique_ptr<transport::Transport>> connect_hosts(
+    std::unique_ptr<transport::Transport> here,
+    const std::shared_ptr<window::Window>& window,
+    const transport::RendezvousOptions& meeting,
+    const GroupOptions& options,
+    const Env& env) {
+  auto mirrors = transport::Mirrors::create(*window, meeting.world_size);
+  auto wire = mirrors.ok() ? transport::UcxWire::open(meeting.rank, meeting.world_size)
+                           : Result<std::unique_ptr<transport::UcxWire>>(mirrors.status());
+  auto greetings = exchange_greetings(wire, *window, !env.progress_in_calls, options);
+  if (!greetings.ok()) {
+    return greetings.status();
+  }
+  std::vector<std::string> addresses;
+  for (std::size_t rank = 0; rank < greetings->size(); ++rank) {
+    const bool is_here =
+        meeting.hosts[rank] == meeting.hosts[static_cast<std::size_t>(meeting.rank)];
+    addresses.push_back(is_here ? "" : (*greetings)[rank].wire_address);
+  }
+  if (Status status = (*wire)->connect(addresses, {meeting.deadline, meeting.interrupted});
+      !status.ok()) {
+    return status;
+  }
+  return std::unique_ptr<transport::Transport>(std::make_unique<transport::RemoteTransport>(
+      std::move(here),
+      window,
+      std::move(*mirrors),
+      std::move(*wire),
+      *greetings,
+      transport::RemoteOptions{options.hosts,
+                               meeting.rank,
+                               !env.progress_in_calls,
+                               env.keepalive,
+                               "UCX"}));
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Session>> connect_session(std::string id,
+                                                 const std::filesystem::path* path,
+                                                 int rank,
+                                                 int world_size,
+                                                 const GroupOptions& options) {
+  auto resolved = resolve(rank, world_size, options);
+  if (!resolved.ok()) {
+    return resolved.status();
+  }
+  const bool hosts = spans_hosts(options);
+  if (hosts && (!options.all_gather || path != nullptr)) {
+    return bad_argument("all_gather", "a way to reach the other hosts", "none");
+  }
+  transport::RendezvousOptions meeting;
+  meeting.id = std::move(id);
+  meeting.rank = rank;
+  meeting.world_size = world_size;
+  meeting.window_bytes = resolved->window_bytes;
+  meeting.deadline = std::chrono::steady_clock::now() + resolved->session.timeout;
+  meeting.interrupted = options.interrupted;
+  for (const auto& [pid, start] : options.processes) {
+    meeting.processes.push_back({pid, start});
+  }
+  if (hosts) {
+    meeting.hosts = transport::number_hosts(options.hosts);
+  }
+  transport::MeetingPoint point;
+  if (path != nullptr) {
+    auto place = transport::meet_at(*path, meeting);
+    if (!place.ok()) {
+      return place.status();
+    }
+    point = std::move(*place);
+    meeting.id = point.id;
+  }
+  auto made = make_window(meeting.id, rank, world_size, options, *resolved, false);
+  if (!made.ok()) {
+    return made.status();
+  }
+  const std::shared_ptr<window::Window> window = std::move(*made);
+  auto transport = connect_here(*window, meeting);
+  if (path != nullptr && rank == 0) {
+    std::error_code ignored;
+    std::filesystem::remove(*path, ignored);
+  }
+  if (transport.ok() && hosts) {
+    transport =
+        connect_hosts(std::move(*transport), window, meeting, options, resolved->env);
+  }
+  if (!transport.ok()) {
+    return transport.status();
+  }
+  return std::make_unique<Session>(
+      std::move(*transport), window, rank, std::move(resolved->session));
+}
+
+Result<std::unique_ptr<Session>> rejoin_session(const std::string& id,
+                                                int rank,
+                                                int world_size,
+                                                const GroupOptions& options) {
+  auto resolved = resolve(rank, world_size, options);
+  if (!resolved.ok()) {
+    return resolved.status();
+  }
+  if (spans_hosts(options)) {
+    return error(StatusCode::kInvalidState,
+                 "connect",
+                 "",
+                 "connect: expected a group on one host to come back to, got one on several (rank " +
+                     std::to_string(rank) + ")");
+  }
+  // Its predecessor's address: taken as long as that lives.
+  auto listener = transport::listen_at(transport::address_of(id, rank), world_size);
+  if (!listener.ok()) {
+    return listener.status();
+  }
+  auto window = make_window(id, rank, world_size, options, *resolved, true);
+  if (!window.ok()) {
+    return window.status();
+  }
+  transport::RendezvousOptions meeting;
+  meeting.rank = rank;
+  meeting.world_size = world_size;
+  meeting.window_bytes = resolved->window_bytes;
+  auto lobby = open_lobby(id, **window, meeting, std::move(*listener), true);
+  if (!lobby.ok()) {
+    return lobby.status();
+  }
+  auto transport = transport::ShmTransport::come_back(
+      rank, world_size, **window, resolved->window_bytes, std::move(*lobby));
+  auto session = std::make_unique<Session>(
+      std::move(transport), std::move(*window), rank, std::move(resolved->session));
+  if (auto members = session->reset(); !members.ok()) {
+    return members.status();
+  }
+  return session;
+}
+
+Result<std::vector<std::unique_ptr<Session>>> local_sessions(const std::string& id,
+                                                             int world_size,
+                                                             const GroupOptions& options) {
+  auto resolved = resolve(0, world_size, options);
+  if (!resolved.ok()) {
+    return resolved.status();
+  }
+  std::vector<std::shared_ptr<window::Window>> windows;
+  std::vector<transport::Mirrors> mirrors;
+  std::vector<transport::Greeting> greetings;
+  const bool hosts = spans_hosts(options);
+  for (int rank = 0; rank < world_size; ++rank) {
+    auto window = make_window(id, rank, world_size, options, *resolved, false);
+    if (!window.ok()) {
+      return window.status();
+    }
+    windows.emplace_back(std::move(*window));
+    if (hosts) {
+      auto table = transport::Mirrors::create(*windows.back(), world_size);
+      if (!table.ok()) {
+        return table.status();
+      }
+      mirrors.push_back(std::move(*table));
+      greetings.push_back({windows.back()->control->identity, true, "", ""});
+    }
+  }
+  std::vector<std::unique_ptr<transport::Wire>> wires;
+  if (hosts) {
+    wires = transport::make_local_wires(world_size);
+  }
+  std::vector<std::unique_ptr<Session>> sessions;
+  for (std::size_t r = 0; r < windows.size(); ++r) {
+    const int rank = static_cast<int>(r);
+    std::unique_ptr<transport::Transport> transport =
+        std::make_unique<transport::LocalTransport>(windows, resolved->window_bytes);
+    if (hosts) {
+      transport = std::make_unique<transport::RemoteTransport>(
+          std::move(transport),
+          windows[r],
+          std::move(mirrors[r]),
+          std::move(wires[r]),
+          greetings,
+          transport::RemoteOptions{options.hosts,
+                                   rank,
+                                   !resolved->env.progress_in_calls,
+                                   resolved->env.keepalive,
+                                   "messages in memory"});
+    }
+    sessions.push_back(std::make_unique<Session>(
+        std::move(transport), windows[r], rank, resolved->session));
+  }
+  return sessions;
+}
+
+}  // namespace waybill::engine

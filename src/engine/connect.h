@@ -1,0 +1,32 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/session.h"
+#include "waybill/group.h"
+#include "waybill/status.h"
+
+namespace waybill::engine {
+
+/// See Group::connect(). With `path` ranks meet there, and `id` is what rank 0 leaves.
+Result<std::unique_ptr<Session>> connect_session(std::string id,
+                                                 const std::filesystem::path* path,
+                                                 int rank,
+                                                 int world_size,
+                                                 const GroupOptions& options);
+
+/// See Group::rejoin().
+Result<std::unique_ptr<Session>> rejoin_session(const std::string& id,
+                                                int rank,
+                                                int world_size,
+                                                const GroupOptions& options);
+
+/// See Group::local().
+Result<std::vector<std::unique_ptr<Session>>> local_sessions(const std::string& id,
+                                                             int world_size,
+                                                             const GroupOptions& options);
+
+}  // namespace waybill::engine

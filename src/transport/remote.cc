@@ -1,0 +1,522 @@
+#include "transport/remote.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <utility>
+
+#include "base/errors.h"
+#include "base/futex.h"
+#include "transport/hosts.h"
+
+namespace waybill::transport {
+namespace {
+
+using window::CallHeader;
+using window::ControlPage;
+using window::Stamp;
+using window::Word;
+
+constexpr std::chrono::milliseconds kBeatPeriod{500};
+/// The thread wakes at least so often: a wire may have missed to wake it.
+constexpr std::chrono::milliseconds kLongestSleep{100};
+
+std::int64_t offset_of(const Word& word, const ControlPage& page) noexcept {
+  return reinterpret_cast<const std::byte*>(&word) - reinterpret_cast<const std::byte*>(&page);
+}
+
+/// The word at this place of the page, where it is one that ranks tell each other of.
+Word* told_word(ControlPage& page, std::int64_t at) noexcept {
+  for (Word* word : {&page.signalled,
+                     &page.done,
+                     &page.left,
+                     &page.reset.joined,
+                     &page.reset.call,
+                     &page.reset.list,
+                     &page.reset.accepted}) {
+    if (offset_of(*word, page) == at) {
+      return word;
+    }
+  }
+  return nullptr;
+}
+
+std::string seconds(std::chrono::steady_clock::duration time) {
+  const auto tenths = std::chrono::duration_cast<std::chrono::milliseconds>(time).count() / 100;
+  return std::to_string(tenths / 10) + "." + std::to_string(tenths % 10) + " s";
+}
+
+}  // namespace
+
+std::string Greeting::to_bytes() const {
+  std::string bytes(reinterpret_cast<const char*>(&identity), sizeof(identity));
+  bytes += error.empty() ? (beats ? '1' : '0') : 'E';
+  return bytes + (error.empty() ? wire_address : error);
+}
+
+Result<Greeting> Greeting::from_bytes(const std::string& bytes, int rank, int world_size) {
+  Greeting greeting;
+  const window::Identity own;
+  if (bytes.size() > sizeof(greeting.identity)) {
+    std::memcpy(&greeting.identity, bytes.data(), sizeof(greeting.identity));
+    const char kind = bytes[sizeof(greeting.identity)];
+    const std::string rest = bytes.substr(sizeof(greeting.identity) + 1);
+    greeting.beats = kind == '1';
+    (kind == 'E' ? greeting.error : greeting.wire_address) = rest;
+  }
+  const window::Identity& theirs = greeting.identity;
+  if (bytes.size() <= sizeof(theirs) || theirs.magic != own.magic ||
+      theirs.layout_version != own.layout_version || theirs.page_bytes != sizeof(ControlPage) ||
+      theirs.world_size != world_size || theirs.rank != rank) {
+    return error(StatusCode::kMismatch,
+                 "connect",
+                 "",
+                 "connect: expected rank " + std::to_string(rank) + " of " +
+                     std::to_string(world_size) + " with this version of the library, got rank " +
+                     std::to_string(theirs.rank) + " of " + std::to_string(theirs.world_size) +
+                     " with version '" + theirs.version_text() + "'",
+                 {rank});
+  }
+  if (!greeting.error.empty()) {
+    return error(StatusCode::kMismatch,
+                 "connect",
+                 "",
+                 "connect: expected every rank to reach other hosts, got an error of rank " +
+                     std::to_string(rank) + ": " + greeting.error,
+                 {rank});
+  }
+  return greeting;
+}
+
+RemoteTransport::RemoteTransport(std::unique_ptr<Transport> local,
+                                 std::shared_ptr<window::Window> window,
+                                 Mirrors mirrors,
+                                 std::unique_ptr<Wire> wire,
+                                 const std::vector<Greeting>& greetings,
+                                 RemoteOptions options)
+    : options_(std::move(options)),
+      local_(std::move(local)),
+      window_(std::move(window)),
+      remotes_(options_.hosts.size()),
+      mirrors_(std::move(mirrors)),
+      wire_(std::move(wire)),
+      next_beat_(Clock::now()) {
+  hosts_ = number_hosts(options_.hosts);
+  num_hosts_ = 1 + *std::max_element(hosts_.begin(), hosts_.end());
+  own_host_ = hosts_[static_cast<std::size_t>(options_.rank)];
+  const auto hosts = static_cast<std::size_t>(num_hosts_);
+  headers_.resize(hosts);
+  has_header_.resize(hosts);
+  for (auto& sendings : sendings_) {
+    for (std::size_t host = 0; host < hosts; ++host) {
+      sendings.push_back(std::make_unique<Sending>());
+    }
+  }
+  peers_.resize(hosts_.size());
+  for (int rank = 0; rank < world_size(); ++rank) {
+    const auto r = static_cast<std::size_t>(rank);
+    if (!is_remote(rank)) {
+      here_.push_back(rank);
+      peers_[r] = local_->peer(rank);
+      continue;
+    }
+    there_.push_back(rank);
+    auto known = std::make_unique<Remote>();
+    known->page = std::make_unique<ControlPage>();
+    known->page->identity = greetings[r].identity;
+    known->page->signalled.store(window::stamp(1, 0));
+    known->page->done.store(window::stamp(1, 0));
+    known->beats = greetings[r].beats;
+    known->heard = Clock::now();
+    peers_[r].control = known->page.get();
+    remotes_[r] = std::move(known);
+  }
+  wire_->listen(this);
+  if (options_.progress_thread) {
+    thread_ = std::thread([this] { serve(); });
+  }
+}
+
+RemoteTransport::~RemoteTransport() {
+  stopping_.store(true, std::memory_order_relaxed);
+  end_drive(true);
+  if (thread_.joinable()) {
+    thread_.join();
+  }
+}
+
+bool RemoteTransport::has_ended(int rank) noexcept {
+  return is_remote(rank) ? remote(rank).lost.load(std::memory_order_acquire)
+                         : local_->has_ended(rank);
+}
+
+bool RemoteTransport::is_known(int rank) const noexcept {
+  return is_remote(rank) || local_->is_known(rank);
+}
+
+Route RemoteTransport::route_to(int rank) const {
+  Route route = is_remote(rank) ? Route{"", options_.wire_name} : local_->route_to(rank);
+  route.host = options_.hosts[static_cast<std::size_t>(rank)];
+  return route;
+}
+
+/// A mutex is not fair: who moves messages in a loop lets those before it who want to send.
+std::unique_lock<std::mutex> RemoteTransport::lock() {
+  wanted_.fetch_add(1, std::memory_order_relaxed);
+  std::unique_lock held(mutex_);
+  wanted_.fetch_sub(1, std::memory_order_relaxed);
+  return held;
+}
+
+void RemoteTransport::tell(int rank, const MessageHead& head, std::span<const std::byte> body) {
+  wire_->send(rank, bytes_of(head), body, nullptr);
+}
+
+void RemoteTransport::posted(const Word& word) {
+  const ControlPage& page = *window_->control;
+  const bool signals = &word == &page.signalled;
+  const auto held = lock();
+  for (const int rank : there_) {
+    const auto host = static_cast<std::size_t>(host_of(rank));
+    tell_of(rank, word, signals && has_header_[host] != 0 ? &headers_[host] : nullptr);
+  }
+  if (signals) {
+    std::fill(has_header_.begin(), has_header_.end(), 0);
+  }
+}
+
+/// This rank's own thread stores words, so the page is as it was when the word was stored.
+void RemoteTransport::tell_of(int rank, const Word& word, const CallHeader* header) {
+  const ControlPage& page = *window_->control;
+  MessageHead head{.kind = MessageKind::kWord, .at = offset_of(word, page)};
+  head.value = static_cast<std::int64_t>(word.value.load(std::memory_order_relaxed));
+  if (header != nullptr) {
+    head.kind = MessageKind::kHeader;
+    head.stamp = header->stamp;
+    head.half = window::call_of(header->stamp) % 2;
+    std::array<std::byte, sizeof(CallHeader) + sizeof(window::Refusal)> body;
+    std::size_t bytes = sizeof(*header);
+    std::memcpy(body.data(), header, bytes);
+    if (header->refused != 0) {
+      std::memcpy(body.data() + bytes, &page.refusals[head.half], sizeof(window::Refusal));
+      bytes += sizeof(window::Refusal);
+    }
+    tell(rank, head, {body.data(), bytes});
+  } else if (&word == &page.reset.list) {
+    head.kind = MessageKind::kList;
+    ListBody body;
+    body.incarnations = page.reset.incarnations.value.load(std::memory_order_relaxed);
+    for (std::size_t i = 0; i < body.members.size(); ++i) {
+      body.members[i] = page.reset.members[i].load(std::memory_order_relaxed);
+    }
+    tell(rank, head, bytes_of(body));
+  } else {
+    tell(rank, head);
+  }
+}
+
+void RemoteTransport::set_header(int host, const CallHeader& header) {
+  const auto held = lock();
+  headers_[static_cast<std::size_t>(host)] = header;
+  has_header_[static_cast<std::size_t>(host)] = 1;
+}
+
+void RemoteTransport::send(std::size_t half, const Parcel& parcel) {
+  const auto held = lock();
+  sendings_[half][static_cast<std::size_t>(host_of(parcel.agent))]->begin(half, parcel);
+  open_[half].fetch_add(1, std::memory_order_relaxed);
+}
+
+bool RemoteTransport::is_sent(std::size_t half) {
+  return open_[half].load(std::memory_order_acquire) == 0;
+}
+
+void RemoteTransport::cancel(std::size_t half) {
+  if (is_sent(half)) {
+    return;
+  }
+  const auto held = lock();
+  for (const auto& sending : sendings_[half]) {
+    sending->cancel();
+  }
+}
+
+const window::MirrorSlot& RemoteTransport::slot(int agent, int rank, std::size_t half) const {
+  const PeerMemory& memory = peer(agent);
+  const std::int64_t table = memory.control->mirrors.load(std::memory_order_acquire) - 1;
+  const auto bytes = static_cast<std::int64_t>(sizeof(window::MirrorSlot)) * 2 * world_size();
+  if (table < 0 || table > memory.window_bytes - bytes) {
+    return Transport::slot(agent, rank, half);
+  }
+  return reinterpret_cast<const window::MirrorSlot*>(memory.pool +
+                                                     table)[window::slot_index(rank, half)];
+}
+
+Status RemoteTransport::attach(int agent, int rank, std::size_t half) {
+  const window::MirrorSlot& from = slot(agent, rank, half);
+  const std::int64_t offset = from.offset.load(std::memory_order_relaxed);
+  const std::int64_t bytes = from.bytes.load(std::memory_order_relaxed);
+  const PeerMemory& memory = peer(agent);
+  if (bytes < 0 || offset < 0 || offset > memory.window_bytes - bytes) {
+    return error(StatusCode::kOutOfMemory,
+                 "",
+                 "",
+                 "expected memory on rank " + std::to_string(agent) + " for what rank " +
+                     std::to_string(rank) + " of another host sent, got none");
+  }
+  PeerMemory& mirrored = peers_[static_cast<std::size_t>(rank)];
+  mirrored.halves[half] = memory.pool + offset;
+  mirrored.mirrored_bytes[half] = bytes;
+  return {};
+}
+
+bool RemoteTransport::drive() {
+  const std::unique_lock held(mutex_, std::try_to_lock);
+  return held && step();
+}
+
+void RemoteTransport::end_drive(bool going_to_sleep) {
+  driving_.store(false, std::memory_order_release);
+  driving_.notify_all();
+  if (!options_.progress_thread) {
+    return;
+  }
+  bool pending = going_to_sleep;
+  if (const std::unique_lock held(mutex_, std::try_to_lock); held && !pending) {
+    pending = !wire_->is_idle() || !is_sent(0) || !is_sent(1);
+  }
+  if (pending) {
+    wire_->wake();
+  }
+}
+
+/// One round of messages. Holds the lock.
+bool RemoteTransport::step() {
+  bool moved = wire_->progress();
+  for (std::size_t half = 0; half < sendings_.size(); ++half) {
+    if (is_sent(half)) {
+      continue;
+    }
+    for (const auto& sending : sendings_[half]) {
+      if (!sending->has_ended()) {
+        moved = sending->pump(*wire_) || moved;
+        open_[half].fetch_sub(sending->has_ended() ? 1 : 0, std::memory_order_release);
+      }
+    }
+  }
+  return moved;
+}
+
+void RemoteTransport::serve() {
+  while (!stopping_.load(std::memory_order_relaxed)) {
+    driving_.wait(true);  // the program's thread does it
+    while (wanted_.load(std::memory_order_relaxed) > 0) {
+      sched_yield();
+    }
+    bool moved = false;
+    {
+      const std::unique_lock held(mutex_);
+      moved = step();
+      if (Clock::now() >= next_beat_) {
+        beat();
+      }
+    }
+    if (!moved) {
+      wire_->wait(kLongestSleep);
+    }
+  }
+}
+
+/// Tells the others that this rank lives, and looks who has been silent.
+void RemoteTransport::beat() {
+  const auto now = Clock::now();
+  next_beat_ = now + kBeatPeriod;
+  const ControlPage& page = *window_->control;
+  const std::chrono::nanoseconds since(page.phase_since.value.load(std::memory_order_relaxed));
+  const Beat body{page.phase.value.load(std::memory_order_relaxed),
+                  page.call.value.load(std::memory_order_relaxed),
+                  (now.time_since_epoch() - since).count()};
+  for (const int rank : there_) {
+    tell(rank, {.kind = MessageKind::kBeat}, bytes_of(body));
+  }
+  if (options_.keepalive.count() <= 0) {
+    return;
+  }
+  // A process that is stopped is silent, too: as long as its host speaks it is not lost.
+  for (int host = 0; host < num_hosts_; ++host) {
+    const auto is_on = [&](int rank) { return host_of(rank) == host; };
+    const bool silent = std::none_of(there_.begin(), there_.end(), [&](int rank) {
+      return is_on(rank) && (!remote(rank).beats || now - remote(rank).heard < options_.keepalive);
+    });
+    for (const int rank : there_) {
+      if (silent && is_on(rank) && !remote(rank).lost) {
+        wire_->sever(rank);
+        on_lost(rank, "nothing was heard of it for " + seconds(now - remote(rank).heard));
+      }
+    }
+  }
+}
+
+void RemoteTransport::on_lost(int rank, const std::string& why) noexcept {
+  Remote& known = remote(rank);
+  known.why = why;
+  known.lost.store(true, std::memory_order_release);
+  wake_waiters_for(*known.page);
+}
+
+std::string RemoteTransport::news_of(const std::vector<int>& ranks) const {
+  const std::lock_guard held(mutex_);
+  std::string news;
+  for (const int rank : ranks) {
+    if (!is_remote(rank)) {
+      continue;
+    }
+    const Remote& known = *remotes_[static_cast<std::size_t>(rank)];
+    const bool lost = known.lost.load(std::memory_order_relaxed);
+    news += (news.empty() ? "" : "; ") + std::string("rank ") + std::to_string(rank) +
+            " is on host " + options_.hosts[static_cast<std::size_t>(rank)] +
+            (lost ? ", lost: " + known.why : ", heard " + seconds(Clock::now() - known.heard) + " ago");
+  }
+  return news;
+}
+
+void RemoteTransport::on_message(int from,
+                                 std::span<const std::byte> head_bytes,
+                                 std::span<const std::byte> body) noexcept {
+  MessageHead head;
+  if (from < 0 || from >= world_size() || !is_remote(from) || head_bytes.size() != sizeof(head)) {
+    return;
+  }
+  std::memcpy(&head, head_bytes.data(), sizeof(head));
+  Remote& known = remote(from);
+  known.heard = Clock::now();
+  head.half %= 2;
+  switch (head.kind) {
+    case MessageKind::kWord:
+      store_word(*known.page, head.at, static_cast<Stamp>(head.value));
+      break;
+    case MessageKind::kHeader:
+      store_header(*known.page, head, body);
+      break;
+    case MessageKind::kList:
+      store_list(*known.page, head, body);
+      break;
+    case MessageKind::kRows:
+      if (std::byte* to =
+              mirrors_.place(from, head, head.at, static_cast<std::int64_t>(body.size()))) {
+        std::memcpy(to, body.data(), body.size());
+      }
+      break;
+    case MessageKind::kPacked:
+      store_pieces(from, head, body);
+      break;
+    case MessageKind::kCommit:
+      if (mirrors_.commit(from, head)) {
+        wake(slot(options_.rank, from, head.half).arrived);
+      }
+      break;
+    case MessageKind::kBeat:
+      note_beat(*known.page, body);
+      break;
+  }
+}
+
+void RemoteTransport::store_word(ControlPage& page, std::int64_t at, Stamp value) {
+  if (Word* word = told_word(page, at)) {
+    word->store(value);
+    wake_waiters_for(page);
+  }
+}
+
+/// In the order in which Call::signal() stores: see Call::copy_header().
+void RemoteTransport::store_header(ControlPage& page,
+                                   const MessageHead& head,
+                                   std::span<const std::byte> body) {
+  CallHeader header;
+  if (body.size() < sizeof(header)) {
+    return;
+  }
+  std::memcpy(&header, body.data(), sizeof(header));
+  if (body.size() == sizeof(header) + sizeof(window::Refusal)) {
+    std::memcpy(&page.refusals[head.half], body.data() + sizeof(header), sizeof(window::Refusal));
+  }
+  CallHeader& stored = page.headers[head.half];
+  std::atomic_ref<Stamp> published(stored.stamp);
+  published.store(0, std::memory_order_relaxed);
+  window::fence_all();
+  const Stamp stamp = std::exchange(header.stamp, 0);
+  stored = header;
+  published.store(stamp, std::memory_order_release);
+  page.call.value.store(stamp, std::memory_order_relaxed);
+  store_word(page, head.at, static_cast<Stamp>(head.value));
+}
+
+void RemoteTransport::store_list(ControlPage& page,
+                                 const MessageHead& head,
+                                 std::span<const std::byte> body) {
+  ListBody list;
+  if (body.size() != sizeof(list)) {
+    return;
+  }
+  std::memcpy(&list, body.data(), sizeof(list));
+  for (std::size_t i = 0; i < list.members.size(); ++i) {
+    page.reset.members[i].store(list.members[i]);
+  }
+  page.reset.incarnations.store(list.incarnations);
+  store_word(page, head.at, static_cast<Stamp>(head.value));
+}
+
+void RemoteTransport::store_pieces(int from,
+                                   const MessageHead& head,
+                                   std::span<const std::byte> body) {
+  PackedPiece piece;
+  while (body.size() >= sizeof(piece)) {
+    std::memcpy(&piece, body.data(), sizeof(piece));
+    body = body.subspan(sizeof(piece));
+    const auto bytes = static_cast<std::size_t>(std::max<std::int64_t>(piece.bytes, 0));
+    if (bytes > body.size()) {
+      return;
+    }
+    if (std::byte* to = mirrors_.place(from, head, piece.at, piece.bytes)) {
+      std::memcpy(to, body.data(), bytes);
+    }
+    body = body.subspan(bytes);
+  }
+}
+
+void RemoteTransport::note_beat(ControlPage& page, std::span<const std::byte> body) {
+  Beat beat;
+  if (body.size() != sizeof(beat)) {
+    return;
+  }
+  std::memcpy(&beat, body.data(), sizeof(beat));
+  const std::chrono::nanoseconds now = Clock::now().time_since_epoch();
+  page.phase.value.store(beat.phase, std::memory_order_relaxed);
+  page.call.value.store(beat.call, std::memory_order_relaxed);
+  page.phase_since.value.store(static_cast<std::uint64_t>(now.count() - beat.phase_ns),
+                               std::memory_order_relaxed);
+}
+
+/// Of a slot: any rank of this host may sleep on it.
+void RemoteTransport::wake(const Word& word) noexcept {
+  window::fence_all();
+  for (const int rank : here_) {
+    if (peer(rank).control->asleep.value.load(std::memory_order_relaxed) != 0) {
+      futex_wake_all(word.value);
+      return;
+    }
+  }
+}
+
+/// Only this rank's own threads look at these pages.
+void RemoteTransport::wake_waiters_for(const ControlPage& page) noexcept {
+  window::fence_all();
+  if (window_->control->asleep.value.load(std::memory_order_relaxed) != 0) {
+    futex_wake_all(page.signalled.value);
+    futex_wake_all(page.done.value);
+  }
+}
+
+}  // namespace waybill::transport

@@ -1,0 +1,140 @@
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "transport/messages.h"
+#include "transport/mirrors.h"
+#include "transport/sending.h"
+#include "transport/transport.h"
+#include "transport/wire.h"
+#include "waybill/status.h"
+#include "window/window.h"
+
+namespace waybill::transport {
+
+/// What each rank of a group that spans hosts tells all others when they meet.
+struct Greeting {
+  window::Identity identity;
+  bool beats = false;  ///< a thread of its own tells the others twice a second that it lives
+  std::string wire_address;
+  std::string error;  ///< why the rank cannot go on; empty when it can
+
+  std::string to_bytes() const;
+  /// kMismatch for a rank of another version of the library.
+  static Result<Greeting> from_bytes(const std::string& bytes, int rank, int world_size);
+};
+
+struct RemoteOptions {
+  std::vector<std::string> hosts;  ///< the name of each rank's
+  int rank = 0;
+  /// A thread moves messages while the program computes. Without: only calls do.
+  bool progress_thread = true;
+  /// Ranks of a host from which nothing was heard for so long count as ended; 0: never. Only where
+  /// its ranks beat.
+  std::chrono::milliseconds keepalive{30'000};
+  std::string wire_name;  ///< for people
+};
+
+/// A group on several hosts: ranks of this host through `local`, the others through a wire. Of a
+/// remote rank there is a copy of its control page, which its messages keep up with in the order in
+/// which it stored its words, and, on one rank of this host, the mirror of its halves.
+///
+/// Words go to every remote rank, rows once to each host. A body is sent from where it lies; after
+/// its last byte has left, a commit makes it count. So what is sent of a call that failed never
+/// becomes a row.
+class RemoteTransport final : public Transport, private WireListener {
+ public:
+  /// `local` knows the ranks of this host, of the others nothing. `window` is this rank's, with a
+  /// table of mirrors.
+  RemoteTransport(std::unique_ptr<Transport> local,
+                  std::shared_ptr<window::Window> window,
+                  Mirrors mirrors,
+                  std::unique_ptr<Wire> wire,
+                  const std::vector<Greeting>& greetings,
+                  RemoteOptions options);
+  ~RemoteTransport() override;
+
+  bool has_ended(int rank) noexcept override;
+  bool is_known(int rank) const noexcept override;
+  int ranks_on_host() const noexcept override { return static_cast<int>(here_.size()); }
+  Route route_to(int rank) const override;
+
+  void posted(const window::Word& word) override;
+  void set_header(int host, const window::CallHeader& header) override;
+  void send(std::size_t half, const Parcel& parcel) override;
+  bool is_sent(std::size_t half) override;
+  void cancel(std::size_t half) override;
+  const window::MirrorSlot& slot(int agent, int rank, std::size_t half) const override;
+  Status attach(int agent, int rank, std::size_t half) override;
+  void begin_drive() override { driving_.store(true, std::memory_order_relaxed); }
+  bool drive() override;
+  void end_drive(bool going_to_sleep) override;
+  bool needs_driver() const noexcept override { return !options_.progress_thread; }
+  void sleep(std::chrono::milliseconds most) override { wire_->wait(most); }
+  std::string news_of(const std::vector<int>& ranks) const override;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  /// What is known of a rank of another host.
+  struct Remote {
+    std::unique_ptr<window::ControlPage> page;
+    bool beats = false;
+    std::atomic<bool> lost{false};
+    std::string why;           ///< of lost; guarded by mutex_
+    Clock::time_point heard;   ///< guarded by mutex_
+  };
+
+  void on_message(int from,
+                  std::span<const std::byte> head,
+                  std::span<const std::byte> body) noexcept override;
+  void on_lost(int rank, const std::string& why) noexcept override;
+
+  Remote& remote(int rank) noexcept { return *remotes_[static_cast<std::size_t>(rank)]; }
+  std::unique_lock<std::mutex> lock();
+  bool step();
+  void tell(int rank, const MessageHead& head, std::span<const std::byte> body = {});
+  void tell_of(int rank, const window::Word& word, const window::CallHeader* header);
+  void store_word(window::ControlPage& page, std::int64_t at, window::Stamp value);
+  void store_header(window::ControlPage& page,
+                    const MessageHead& head,
+                    std::span<const std::byte> body);
+  void store_list(window::ControlPage& page,
+                  const MessageHead& head,
+                  std::span<const std::byte> body);
+  void store_pieces(int from, const MessageHead& head, std::span<const std::byte> body);
+  void note_beat(window::ControlPage& page, std::span<const std::byte> body);
+  void wake(const window::Word& word) noexcept;
+  void wake_waiters_for(const window::ControlPage& page) noexcept;
+  void serve();
+  void beat();
+
+  const RemoteOptions options_;
+  const std::unique_ptr<Transport> local_;
+  const std::shared_ptr<window::Window> window_;
+  std::vector<int> here_;   ///< ranks of this host
+  std::vector<int> there_;  ///< ranks of the others
+  std::vector<std::unique_ptr<Remote>> remotes_;  ///< by rank, null for those of this host
+  mutable std::mutex mutex_;  ///< of all that follows, and of the wire
+  std::atomic<int> wanted_{0};
+  Mirrors mirrors_;
+  std::vector<window::CallHeader> headers_;  ///< by host, for the next `signalled`
+  std::vector<char> has_header_;
+  std::array<std::vector<std::unique_ptr<Sending>>, 2> sendings_;  ///< of each half, by host
+  std::array<std::atomic<int>, 2> open_{};  ///< sendings that have not ended
+  std::unique_ptr<Wire> wire_;
+  Clock::time_point next_beat_;
+  std::atomic<bool> driving_{false};
+  std::atomic<bool> stopping_{false};
+  std::thread thread_;
+};
+
+}  // namespace waybill::transport

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <string>
 
+#include "base/environment.h"
 #include "base/errors.h"
 
 namespace waybill {
@@ -167,6 +168,8 @@ Status read_hosts(Env& env) {
 }
 
 }  // namespace
+
+bool is_in_environment(const char* name) noexcept { return std::getenv(name) != nullptr; }
 
 const char* name_of(SimdLevel level) noexcept {
   switch (level) {

@@ -70,8 +70,8 @@ const ReturnEntry* Combine::entries_of(int r) const {
 /// Those from which a layout can be computed.
 bool Combine::has_sane_numbers(const CallHeader& header, int r) const {
   const std::int64_t bytes = call_.half_bytes_of(r);
-  const std::int64_t most = bytes / std::max<std::int64_t>(row_bytes(), sizeof(ReturnEntry));
-  return header.num_entries >= 0 && header.num_entries <= most &&
+  const std::int64_t most = header.in_pool != 0 ? call_.peer_of(r).window_bytes : bytes;
+  return header.num_entries >= 0 && header.num_entries <= most / row_bytes() &&
          header.num_rows == header.num_entries &&
          (header.in_pool == 0 ||
           (!shape_.quantised &&

@@ -157,7 +157,7 @@ Result<std::vector<transport::Greeting>> exchange_greetings(
   if (wire.ok()) {
     own.wire_address = (*wire)->address();
   } else {
-    own.error = wire.status().message();
+    own.failure = wire.status().message();
   }
   auto texts = options.all_gather(own.to_bytes());
   if (!wire.ok()) {

@@ -52,8 +52,8 @@ std::string seconds(std::chrono::steady_clock::duration time) {
 
 std::string Greeting::to_bytes() const {
   std::string bytes(reinterpret_cast<const char*>(&identity), sizeof(identity));
-  bytes += error.empty() ? (beats ? '1' : '0') : 'E';
-  return bytes + (error.empty() ? wire_address : error);
+  bytes += failure.empty() ? (beats ? '1' : '0') : 'E';
+  return bytes + (failure.empty() ? wire_address : failure);
 }
 
 Result<Greeting> Greeting::from_bytes(const std::string& bytes, int rank, int world_size) {
@@ -64,7 +64,7 @@ Result<Greeting> Greeting::from_bytes(const std::string& bytes, int rank, int wo
     const char kind = bytes[sizeof(greeting.identity)];
     const std::string rest = bytes.substr(sizeof(greeting.identity) + 1);
     greeting.beats = kind == '1';
-    (kind == 'E' ? greeting.error : greeting.wire_address) = rest;
+    (kind == 'E' ? greeting.failure : greeting.wire_address) = rest;
   }
   const window::Identity& theirs = greeting.identity;
   if (bytes.size() <= sizeof(theirs) || theirs.magic != own.magic ||
@@ -79,12 +79,12 @@ Result<Greeting> Greeting::from_bytes(const std::string& bytes, int rank, int wo
                      " with version '" + theirs.version_text() + "'",
                  {rank});
   }
-  if (!greeting.error.empty()) {
+  if (!greeting.failure.empty()) {
     return error(StatusCode::kMismatch,
                  "connect",
                  "",
                  "connect: expected every rank to reach other hosts, got an error of rank " +
-                     std::to_string(rank) + ": " + greeting.error,
+                     std::to_string(rank) + ": " + greeting.failure,
                  {rank});
   }
   return greeting;

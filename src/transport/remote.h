@@ -25,7 +25,7 @@ struct Greeting {
   window::Identity identity;
   bool beats = false;  ///< a thread of its own tells the others twice a second that it lives
   std::string wire_address;
-  std::string error;  ///< why the rank cannot go on; empty when it can
+  std::string failure;  ///< why the rank cannot go on; empty when it can
 
   std::string to_bytes() const;
   /// kMismatch for a rank of another version of the library.

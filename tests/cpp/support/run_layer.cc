@@ -191,8 +191,13 @@ std::string run_layer(Group& group, const LayerCase& layer, const TpSide& tp) {
   return LayerRun(group, layer, tp).run();
 }
 
-ThreadGroup::ThreadGroup(int num_ranks, int threads_per_rank) {
+ThreadGroup::ThreadGroup(int num_ranks,
+                         int threads_per_rank,
+                         std::vector<std::string> hosts,
+                         bool checked) {
   GroupOptions options;
+  options.hosts = std::move(hosts);
+  options.checked = checked;
   options.timeout = std::chrono::seconds(60);
   options.threads = threads_per_rank;
   options.window_bytes = kTestWindowBytes;
@@ -223,12 +228,13 @@ std::string ThreadGroup::run(const LayerCase& layer) {
   return first_of(texts, layer);
 }
 
-TpThreadGroup::TpThreadGroup(int num_ranks) {
+TpThreadGroup::TpThreadGroup(int num_ranks, bool tp_hosts) {
   for (int i = 0; i < 2; ++i) {
     ep_.emplace_back(num_ranks);
   }
   for (int r = 0; r < num_ranks; ++r) {
-    tp_.emplace_back(2);
+    tp_.emplace_back(
+        2, 1, tp_hosts ? std::vector<std::string>{"a", "b"} : std::vector<std::string>());
   }
 }
 

@@ -21,7 +21,11 @@ std::string run_layer(Group& group, const LayerCase& layer, const TpSide& tp = {
 /// A group of threads that is used again and again, its ranks delayed at random at every phase.
 class ThreadGroup {
  public:
-  explicit ThreadGroup(int num_ranks, int threads_per_rank = 1);
+  /// `hosts`: the host of each rank, empty for one.
+  explicit ThreadGroup(int num_ranks,
+                       int threads_per_rank = 1,
+                       std::vector<std::string> hosts = {},
+                       bool checked = false);
   /// Runs the layer on all ranks at once; the first difference, with the case. Ranks left out of a
   /// layer make a reset of all ranks follow.
   std::string run(const LayerCase& layer);
@@ -34,7 +38,8 @@ class ThreadGroup {
 /// Two EP groups and, for each EP rank, a TP group of two.
 class TpThreadGroup {
  public:
-  explicit TpThreadGroup(int num_ranks);
+  /// With `tp_hosts` the two TP ranks are on different hosts, else all are on one.
+  explicit TpThreadGroup(int num_ranks, bool tp_hosts = false);
   std::string run(const std::vector<LayerCase>& pair);
   Group& ep(int tp_rank, int rank);
   Group& tp(int tp_rank, int rank);

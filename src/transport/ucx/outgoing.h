@@ -13,7 +13,7 @@ namespace waybill::transport {
 
 /// Comes before the head of every message between two wires.
 struct WirePrefix {
-  enum Kind : std::uint16_t { kMessage, kHello, kHeard };
+  enum Kind : std::uint16_t { kMessage, kHello, kHeard, kBye };
 
   std::uint64_t to = 0;    ///< the wire it is for and the one that sends it, of all wires there
   std::uint64_t from = 0;  ///< ever were: what is left of a connection of old is no message

@@ -24,7 +24,7 @@ struct Connection {
   enum class State {
     kNone,  ///< never connected, or over
     kOpen,
-    kFailed,   ///< UCX says that it is broken, or it is ours to end; not closed yet
+    kFailed,   ///< to be closed
     kClosing,  ///< closed, but UCX may not be done with all messages
   };
 
@@ -38,7 +38,7 @@ struct Connection {
   bool heard = false;      ///< a hello came from there
   bool confirmed = false;  ///< our hello came there
   bool deaf = false;       ///< what still comes is not to be believed
-  bool quiet = false;      ///< on_lost() is not to be called
+  bool dead = false;       ///< UCX said that it is broken: nothing goes through
   std::int64_t on_the_way = 0;
   std::string why;
   void* closing = nullptr;  ///< UCX's request
@@ -67,6 +67,18 @@ struct AddressHead {
   std::int32_t rank = 0;
   std::int32_t world_size = 0;
 };
+
+std::uint64_t incarnation_of(const std::string& address) {
+  AddressHead head;
+  std::memcpy(&head, address.data(), sizeof(head));
+  return head.incarnation;
+}
+
+/// UCX has one word for all ends of a TCP connection.
+std::string in_words(const UcxLibrary& ucx, ucs_status_t why) {
+  return why == UCS_ERR_ENDPOINT_TIMEOUT ? "its process or the link between the hosts is gone"
+                                         : ucx.status_string(why);
+}
 
 struct Kept {
   int from;
@@ -242,17 +254,26 @@ Status UcxWireHere::check_addresses(const std::vector<std::string>& addresses) c
 }
 
 Status UcxWireHere::make_endpoint(int rank, const std::string& address) {
-  AddressHead head;
-  std::memcpy(&head, address.data(), sizeof(head));
   Connection& to = connection(rank);
+  const std::uint64_t incarnation = incarnation_of(address);
+  if (to.incarnation == incarnation) {
+    // UCX would take the old socket, on which half a message may wait for its rest.
+    return error(StatusCode::kInvalidState,
+                 "connect",
+                 "addresses",
+                 "connect: argument addresses: expected a new address of rank " +
+                     std::to_string(rank) + ", whose connection is over, got its old one (rank " +
+                     std::to_string(rank_) + ")",
+                 {rank});
+  }
   to = Connection();
   to.wire = this;
   to.rank = rank;
-  to.incarnation = head.incarnation;
+  to.incarnation = incarnation;
   ucp_ep_params_t params{};
   params.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
                       UCP_EP_PARAM_FIELD_ERR_HANDLER;
-  params.address = reinterpret_cast<const ucp_address_t*>(address.data() + sizeof(head));
+  params.address = reinterpret_cast<const ucp_address_t*>(address.data() + sizeof(AddressHead));
   params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
   params.err_handler.cb = broke;
   params.err_handler.arg = &to;
@@ -282,16 +303,22 @@ Status UcxWireHere::connect(const std::vector<std::string>& addresses, const Pat
   }
   const std::lock_guard<std::mutex> lock(mutex_);
   std::vector<int> ranks;
+  std::vector<int> others;
   for (int r = 0; r < static_cast<int>(addresses.size()); ++r) {
-    if (r != rank_ && !addresses[static_cast<std::size_t>(r)].empty()) {
+    const std::string& address = addresses[static_cast<std::size_t>(r)];
+    if (r != rank_ && !address.empty()) {
       ranks.push_back(r);
+      if (connection(r).state != State::kOpen ||
+          connection(r).incarnation != incarnation_of(address)) {
+        others.push_back(r);
+      }
     }
   }
   keeping_ = true;
-  close_all(ranks);
+  close_all(others);
   Status status;
-  for (std::size_t i = 0; i < ranks.size() && status.ok(); ++i) {
-    status = make_endpoint(ranks[i], addresses[static_cast<std::size_t>(ranks[i])]);
+  for (std::size_t i = 0; i < others.size() && status.ok(); ++i) {
+    status = make_endpoint(others[i], addresses[static_cast<std::size_t>(others[i])]);
   }
   if (status.ok()) {
     status = meet(ranks, patience);
@@ -418,7 +445,8 @@ void UcxWireHere::post(Connection& to,
   }
   pool_.give_back(message);
   if (UCS_PTR_IS_ERR(request)) {
-    fail(to, ucx_.status_string(UCS_PTR_STATUS(request)));
+    to.dead = true;
+    fail(to, in_words(ucx_, UCS_PTR_STATUS(request)));
   }
 }
 
@@ -432,7 +460,8 @@ void UcxWireHere::sent(void* request, ucs_status_t status, void* message) {
   --wire.on_the_way_;
   wire.pool_.give_back(outgoing);
   if (status != UCS_OK) {
-    wire.fail(to, wire.ucx_.status_string(status));
+    to.dead = true;
+    wire.fail(to, in_words(wire.ucx_, status));
   }
 }
 
@@ -483,6 +512,9 @@ void UcxWireHere::receive(const WirePrefix& prefix,
     deliver(prefix.rank, head, body);
   } else if (prefix.kind == WirePrefix::kHeard) {
     from.confirmed = true;
+  } else if (prefix.kind == WirePrefix::kBye) {
+    from.deaf = true;
+    fail(from, "the other end closed it");
   } else if (from.state == State::kOpen) {
     post(from, WirePrefix::kHeard, {}, {}, nullptr);
   }
@@ -524,7 +556,8 @@ bool UcxWireHere::progress() {
 
 void UcxWireHere::broke(void* connection, ucp_ep_h, ucs_status_t why) {
   auto& which = *static_cast<Connection*>(connection);
-  which.wire->fail(which, which.wire->ucx_.status_string(why));
+  which.dead = true;
+  which.wire->fail(which, in_words(which.wire->ucx_, why));
 }
 
 /// May be called from inside UCX, which does not let an endpoint be closed there.
@@ -538,6 +571,11 @@ void UcxWireHere::fail(Connection& which, std::string why) {
 }
 
 void UcxWireHere::close(Connection& which) {
+  if (!which.dead && which.on_the_way == 0) {
+    // UCX may keep a socket whose endpoint is closed, so the other end has to be told. Where the
+    // network is full it cannot be.
+    post(which, WirePrefix::kBye, {}, {}, nullptr);
+  }
   if (which.state == State::kOpen) {
     ++num_failed_;
   }

@@ -68,9 +68,10 @@ FLAGS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options; some take lists with commas, and every combination is a line of a table."""
     defaults = asdict(Layer()) | asdict(Machine())
+    group = parser.add_argument_group("sizes", "lists with commas, every combination is planned")
     for option, (name, _, text) in SWEPT.items():
         shown = f"{defaults[name]:g}" if isinstance(defaults[name], float) else defaults[name]
-        parser.add_argument(option, dest=name, default=str(shown), help=f"{text} ({shown})")
+        group.add_argument(option, dest=name, default=str(shown), help=f"{text} ({shown})")
     for option, (name, kind, text) in SINGLE.items():
         parser.add_argument(
             option, dest=name, type=kind, default=defaults[name], help=f"{text} ({defaults[name]})"

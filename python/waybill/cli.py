@@ -19,6 +19,7 @@ from rich.table import Table
 from . import __version__, _library, _nodes, doctor, selftest
 from .ascend import launch as ascend
 from .bench import command as bench
+from .plan import command as plan
 
 DEMO = Path("examples", "tiny_moe", "demo.py")
 SELFTEST_SECONDS = 50.0
@@ -125,6 +126,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     bench.add_arguments(add)
     add.set_defaults(run=bench.run)
+    add = commands.add_parser(
+        "plan", help="bytes, time and memory of calls over several hosts, from formulas"
+    )
+    plan.add_arguments(add)
+    add.set_defaults(run=plan.run)
     # Its own options are the demo's: `waybill demo --help` shows them.
     commands.add_parser("demo", help="eight processes write text with a small MoE model")
     commands.add_parser("ascend", help="runs a script that was written for the accelerator")

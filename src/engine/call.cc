@@ -226,7 +226,7 @@ Result<std::byte*> Call::open_half(std::int64_t bytes) {
   return region.data();
 }
 
-void Call::signal(const Describe& describe) {
+void Call::signal(Describe describe) {
   if (header_.checked_end >= 0 && header_.refused == 0) {
     write_checksums();
   }

@@ -4,7 +4,6 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -19,6 +18,37 @@
 #include "window/control.h"
 
 namespace waybill::engine {
+
+/// Says what of this rank's half (and of rows in the pool) the members on another host need: fills
+/// parcel.extents, takes away what the header says of the pool, and returns where its layout ends.
+/// `on_host`: (members,), those that are on it. Borrows a callable: unlike std::function it never
+/// allocates.
+class Describe {
+ public:
+  Describe() = default;
+  template <typename F>
+  Describe(const F& body) noexcept  // NOLINT(google-explicit-constructor): as a lambda stands
+      : body_(&body),
+        call_([](const void* b,
+                 const std::vector<char>& on_host,
+                 window::CallHeader& header,
+                 transport::Parcel& parcel) -> std::int64_t {
+          return (*static_cast<const F*>(b))(on_host, header, parcel);
+        }) {}
+  explicit operator bool() const noexcept { return body_ != nullptr; }
+  std::int64_t operator()(const std::vector<char>& on_host,
+                          window::CallHeader& header,
+                          transport::Parcel& parcel) const {
+    return call_(body_, on_host, header, parcel);
+  }
+
+ private:
+  const void* body_ = nullptr;
+  std::int64_t (*call_)(const void*,
+                        const std::vector<char>&,
+                        window::CallHeader&,
+                        transport::Parcel&) = nullptr;
+};
 
 /// One numbered call of a group, from its start to `done`. Every path out of it leaves the protocol
 /// in order: a call that is dropped without finish() posts `done` like one that failed locally.
@@ -66,14 +96,9 @@ class Call {
   Result<std::byte*> open_half(std::int64_t bytes);
   /// What signal() publishes; filled by the operator.
   window::CallHeader& header() noexcept { return header_; }
-  /// What of this rank's half (and of rows in the pool) the members on another host need: fills
-  /// parcel.extents, takes away what the header says of the pool, and returns where its layout ends.
-  /// `on_host`: (members,), those that are on it.
-  using Describe = std::function<std::int64_t(
-      const std::vector<char>& on_host, window::CallHeader& header, transport::Parcel& parcel)>;
   /// Makes all that was written readable. After this peers may read until they post `done`.
   /// `describe` is asked where members are on other hosts; empty: they need nothing but the header.
-  void signal(const Describe& describe = {});
+  void signal(Describe describe = {});
   /// Checked mode: what signal() makes checksums of, header().num_rows rows. Before signal().
   void published_rows(const std::byte* rows, std::int64_t row_bytes) noexcept {
     rows_ = rows;
@@ -158,7 +183,7 @@ class Call {
  private:
   Status wait_half();
   Status wait_sent(Phase phase);
-  void send_to_hosts(const Describe& describe);
+  void send_to_hosts(Describe describe);
   int choose_agents(int host);
   void add_tail(const window::CallHeader& header, std::int64_t end);
   Status gather_mirrors(std::chrono::steady_clock::time_point end);

@@ -32,7 +32,7 @@ int Call::choose_agents(int host) {
 }
 
 /// To each other host its header, and to those of members what they need of the half.
-void Call::send_to_hosts(const Describe& describe) {
+void Call::send_to_hosts(Describe describe) {
   transport::Transport& transport = session_.transport();
   transport::Parcel& parcel = session_.scratch().parcel;
   for (int host = 0; host < transport.num_hosts(); ++host) {

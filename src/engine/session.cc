@@ -63,6 +63,7 @@ Session::Session(std::unique_ptr<transport::Transport> transport,
   scratch_.waited_us.resize(ranks);
   scratch_.waiting.reserve(ranks);
   scratch_.readers.reserve(ranks);
+  scratch_.waiting_here.reserve(ranks);
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
   page().phase_since.value.store(static_cast<std::uint64_t>(std::chrono::nanoseconds(now).count()),
                                  std::memory_order_relaxed);

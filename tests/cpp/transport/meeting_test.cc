@@ -35,7 +35,7 @@ RendezvousOptions options_for(const std::string& id,
                               int rank,
                               int world_size,
                               std::chrono::milliseconds limit = kLimit) {
-  return {id, rank, world_size, kWindowBytes, std::chrono::steady_clock::now() + limit, {}, {}};
+  return {id, rank, world_size, kWindowBytes, std::chrono::steady_clock::now() + limit, {}, {}, {}};
 }
 
 std::unique_ptr<window::Window> make_window() {

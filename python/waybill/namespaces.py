@@ -120,9 +120,9 @@ class Network:
         self._descriptors: list[int] = []
         self._user: int | None = None
         try:
-            first = self._open_first(user_namespace)
-            namespaces = [first, *(self._open_namespace() for _ in range(num_hosts - 1))]
-            self.hosts = [self._host(*pair) for pair in enumerate(namespaces)]
+            self._namespaces = [self._open_first(user_namespace)]
+            self._namespaces += [self._open_namespace() for _ in range(num_hosts - 1)]
+            self.hosts = [self._host(*pair) for pair in enumerate(self._namespaces)]
             self._link()
             for host in self.hosts:
                 self._configure(host)
@@ -230,14 +230,13 @@ class Network:
         switch = self._host(-1, self._open_namespace())
         lines = ["link add bridge0 type bridge mcast_snooping 0"]
         lines += ["link set bridge0 addrgenmode none up"]
-        ends = [int(host.network_namespace.rpartition("/")[2]) for host in self.hosts]
-        for host, end in zip(self.hosts, ends, strict=True):
+        for host, namespace in zip(self.hosts, self._namespaces, strict=True):
             port = f"port{host.number}"
             # From inside, this process's descriptors are out of reach: the tool gets its own.
-            peer = f"name {host.device} netns /proc/self/fd/{end}"
+            peer = f"name {host.device} netns /proc/self/fd/{namespace}"
             lines += [f"link add {port} type veth peer {peer}"]
             lines += [f"link set {port} addrgenmode none master bridge0 up"]
-        switch.run("ip", "-batch", "-", text="\n".join(lines), keep=ends)
+        switch.run("ip", "-batch", "-", text="\n".join(lines), keep=self._namespaces)
         if self.rate is not None:
             for host in self.hosts:
                 shape(host, host.device, self.rate)

@@ -31,6 +31,7 @@ TEST_HELPERS = {
     "forms.py",
     "golden.py",
     "host_ranks.py",
+    "host_sockets.py",
     "link_switch.py",
     "links.py",
     "local_groups.py",

@@ -5,8 +5,9 @@
         if os.fork() == 0:
             network.enter(1)  # what this process opens from now on belongs to host 1
 
-A program sees of such a host what it would see of a machine: its devices, its addresses, and nobody
-it could meet over an abstract socket. Memory, files and process ids are the machine's.
+A program sees of such a host what it would see of a machine: its name and those of the others, its
+devices, its addresses, and nobody it could meet over an abstract socket. Memory, files and process
+ids are the machine's.
 
 Namespaces have no names here. Descriptors of the process that made the network hold them, so they
 and all that is in them go when it ends, however it ends, and nothing has to be swept. Nothing of
@@ -22,28 +23,29 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import TracebackType
 
 # linux/sched.h, linux/mount.h, linux/prctl.h
 CLONE_NEWNS = 0x00020000
+CLONE_NEWUTS = 0x04000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
+MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_PRIVATE = 1 << 18
+MNT_DETACH = 2
 PR_SET_PDEATHSIG = 1
 PR_GET_PDEATHSIG = 2
 
 DEVICE = "eth0"
 MAX_HOSTS = 200
-TOOLS = ("ip", "tc", "nsenter", "unshare", "mount")
+TOOLS = ("ip", "tc", "nsenter", "unshare")
 TOOL_SECONDS = 20.0
 MIN_BURST_BYTES = 1 << 17  # two packets as large as the kernel makes them for TCP
 QUEUE_MILLISECONDS = 50
-
-# sysfs shows the network namespace in which it was mounted, and programs look there for devices.
-WITH_SYSFS = ("unshare", "--mount", "sh", "-c", 'mount -t sysfs none /sys && exec "$@"', "sh")
 
 
 class NetworkError(RuntimeError):
@@ -55,18 +57,24 @@ class Host:
     """One host of a network. Can be sent to other processes while the network's owner lives."""
 
     number: int
+    name: str
     address: str
     mac: str
     device: str
     network_namespace: str  # a path
     user_namespace: str | None  # of the user who is root there; None: the machine's
+    hosts_file: str  # the addresses of all hosts' names
 
     def enter(self) -> None:
         """Moves the calling thread to this host, for good; children and sockets are there, too.
 
-        Where the network has a user namespace, the process has to have one thread only, is root of
-        that namespace afterwards, and can enter one host in its life.
+        Where the network has a user namespace, the process has to have one thread only (a forked
+        one has; libraries that are imported start some), is root of that namespace afterwards, and
+        can enter one host in its life.
         """
+        threads = len(os.listdir("/proc/self/task"))
+        if self.user_namespace is not None and threads > 1:
+            raise NetworkError(f"expected a process with one thread, got {threads}: fork it first")
         signal = ctypes.c_int()
         _call("prctl", PR_GET_PDEATHSIG, ctypes.byref(signal))
         # The paths mean nothing any more once the first step has been made.
@@ -80,14 +88,26 @@ class Host:
             os.close(network)
             if user is not None:
                 os.close(user)
-        _call("unshare", CLONE_NEWNS)
-        _call("mount", b"none", b"/", None, MS_REC | MS_PRIVATE, None)
-        _call("mount", b"none", b"/sys", b"sysfs", 0, None)
+        self._dress()
         _call("prctl", PR_SET_PDEATHSIG, signal)  # the kernel forgets it when rights change
+
+    def _dress(self) -> None:
+        """Names of hosts and devices, for this thread and its children."""
+        _call("unshare", CLONE_NEWNS | CLONE_NEWUTS)
+        _call("sethostname", self.name.encode(), len(self.name))
+        _call("mount", b"none", b"/", None, MS_REC | MS_PRIVATE, None)
+        # The file has no other name, so that nobody has to remove it.
+        _call("mount", b"none", b"/sys", b"tmpfs", 0, None)
+        with open("/sys/hosts", "w") as file:
+            file.write(self.hosts_file)
+        _call("mount", b"/sys/hosts", b"/etc/hosts", None, MS_BIND, None)
+        _call("umount2", b"/sys", MNT_DETACH)
+        # It shows the network namespace in which it is mounted; programs look there for devices.
+        _call("mount", b"none", b"/sys", b"sysfs", 0, None)
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """Runs argv on this host; for processes that have not entered one."""
-        return [*self._nsenter(), *WITH_SYSFS, *argv]
+        return [sys.executable, "-I", "-S", __file__, json.dumps(asdict(self)), *argv]
 
     def run(self, *argv: str, text: str | None = None, keep: Sequence[int] = ()) -> str:
         """Output of a tool of the network; raises NetworkError with what it says otherwise."""
@@ -111,7 +131,8 @@ class Network:
     ) -> None:
         if not 1 <= num_hosts <= MAX_HOSTS:
             raise ValueError(f"Network: expected 1 to {MAX_HOSTS} hosts, got {num_hosts}")
-        missing = [tool for tool in TOOLS if shutil.which(tool) is None]
+        path = _environment()["PATH"]
+        missing = [tool for tool in TOOLS if shutil.which(tool, path=path) is None]
         if missing:
             raise NetworkError(
                 f"network namespaces need {', '.join(missing)}: install iproute2 and util-linux"
@@ -122,7 +143,7 @@ class Network:
         try:
             self._namespaces = [self._open_first(user_namespace)]
             self._namespaces += [self._open_namespace() for _ in range(num_hosts - 1)]
-            self.hosts = [self._host(*pair) for pair in enumerate(self._namespaces)]
+            self.hosts = self._hosts(self._namespaces)
             self._link()
             for host in self.hosts:
                 self._configure(host)
@@ -212,22 +233,34 @@ class Network:
         """Of this process, also when another one opens it."""
         return f"/proc/{os.getpid()}/fd/{descriptor}"
 
-    def _host(self, number: int, namespace: int) -> Host:
-        """`number` -1 is the switch, which has no device of its own."""
-        return Host(
-            number,
-            address=f"10.77.0.{number + 1}",
-            mac=f"02:77:00:00:00:{number + 1:02x}",
-            device=DEVICE,
-            network_namespace=self._path(namespace),
-            user_namespace=None if self._user is None else self._path(self._user),
-        )
+    def _hosts(self, namespaces: Sequence[int]) -> list[Host]:
+        numbers = range(len(namespaces))
+        names = [f"host{number}" for number in numbers]
+        addresses = [f"10.77.0.{number + 1}" for number in numbers]
+        lines = ["127.0.0.1 localhost", "::1 localhost"]
+        for address, name in zip(addresses, names, strict=True):
+            # The latter is for torch, which looks for names of IPv4 addresses in IPv6 form.
+            lines += [f"{address} {name}", f"::ffff:{address} {name}.mapped"]
+        user = None if self._user is None else self._path(self._user)
+        return [
+            Host(
+                number,
+                names[number],
+                addresses[number],
+                mac=f"02:77:00:00:00:{number + 1:02x}",
+                device=DEVICE,
+                network_namespace=self._path(namespaces[number]),
+                user_namespace=user,
+                hosts_file="\n".join([*lines, ""]),
+            )
+            for number in numbers
+        ]
 
     # Links
 
     def _link(self) -> None:
         """Gives each host its device; here: one end of a veth pair, the other end at a bridge."""
-        switch = self._host(-1, self._open_namespace())
+        (switch,) = self._hosts([self._open_namespace()])  # of which only the namespace matters
         lines = ["link add bridge0 type bridge mcast_snooping 0"]
         lines += ["link set bridge0 addrgenmode none up"]
         for host, namespace in zip(self.hosts, self._namespaces, strict=True):
@@ -282,10 +315,22 @@ def _why_not() -> str | None:
     return None
 
 
+def _environment() -> dict[str, str]:
+    """Tools of the network are not in every user's PATH."""
+    path = os.environ.get("PATH", os.defpath)
+    return {**os.environ, "PATH": os.pathsep.join([path, "/usr/sbin", "/sbin"])}
+
+
 def _open_fresh(unshare: list[str], kind: str) -> int:
     """A descriptor of a new namespace, taken from a process that waits in it."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([*unshare, "cat"], **pipes) as holder:  # type: ignore[call-overload]
+    with subprocess.Popen(
+        [*unshare, "cat"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=_environment(),
+    ) as holder:
+        assert holder.stdin is not None and holder.stdout is not None
         try:
             holder.stdin.write(b"\n")
             holder.stdin.flush()
@@ -299,7 +344,13 @@ def _open_fresh(unshare: list[str], kind: str) -> int:
 
 def _run(argv: Sequence[str], text: str | None = None, keep: Sequence[int] = ()) -> str:
     done = subprocess.run(
-        argv, input=text or "", capture_output=True, text=True, timeout=TOOL_SECONDS, pass_fds=keep
+        argv,
+        input=text or "",
+        capture_output=True,
+        text=True,
+        timeout=TOOL_SECONDS,
+        pass_fds=keep,
+        env=_environment(),
     )
     if done.returncode != 0:
         raise NetworkError(f"{' '.join(argv)}: {done.stderr.strip()}")
@@ -315,3 +366,16 @@ def _call(name: str, *arguments: object) -> None:
     if getattr(_libc(), name)(*arguments) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{name}: {os.strerror(number)}")
+
+
+def main(argv: Sequence[str]) -> None:
+    """The program behind Host.command(): enters the host and becomes argv[1:]."""
+    try:
+        Host(**json.loads(argv[0])).enter()
+        os.execvp(argv[1], list(argv[1:]))
+    except OSError as error:
+        sys.exit(f"{argv[1]}: {error}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

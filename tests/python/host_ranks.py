@@ -88,7 +88,6 @@ def move_to(host: Host) -> None:
     A process that stays keeps the namespaces of a network whose owner was killed.
     """
     host.enter()
-    os.environ["GLOO_SOCKET_IFNAME"] = host.device  # by its name no host is found in there
     parent = parent_process()
     assert parent is not None, "expected a process of multiprocessing"
 

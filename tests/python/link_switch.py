@@ -39,6 +39,7 @@ HEADER = 10  # struct virtio_net_hdr, in front of each frame
 TARGET = slice(HEADER, HEADER + 5)  # of the address a frame goes to; the sixth byte is host + 1
 MAX_FRAME_BYTES = 1 << 17
 BATCH = 64  # frames of one host until the others have their turn
+QUEUED_BATCHES = 16  # as many as the queue of a device can hold
 MAX_QUEUE_SECONDS = 0.2  # what waits longer for its turn on a link with a rate is dropped
 
 
@@ -117,15 +118,15 @@ class Switch:
         """Seconds until the first frame is due; -1: for ever."""
         return max(self.waiting[0][0] - time.monotonic(), 0.0) if self.waiting else -1.0
 
-    def carry(self, source: int) -> None:
-        """Takes frames from a host and sends each on its way."""
+    def carry(self, source: int) -> bool:
+        """Takes frames from a host and sends each on its way; whether there may be more."""
         tap, buffer = self.taps[source], self.buffer
         view = memoryview(buffer)
         for _ in range(BATCH):
             try:
                 size = os.readv(tap, [buffer])
             except OSError:  # no more, or the device is down
-                return
+                return False
             for target in self.targets(source):
                 link = self.links[source, target]
                 if link.is_plain and not self.waiting:
@@ -137,6 +138,14 @@ class Switch:
                 else:
                     entry = (due, next(self.numbers), (source, target), bytes(view[:size]))
                     heapq.heappush(self.waiting, entry)
+        return True
+
+    def carry_queued(self) -> None:
+        """What hosts have sent so far; ends though they send more."""
+        for source in range(len(self.taps)):
+            for _ in range(QUEUED_BATCHES):
+                if not self.carry(source):
+                    break
 
     def targets(self, source: int) -> list[int]:
         """Who has the address of the frame in the buffer; everybody, if nobody has."""
@@ -183,6 +192,7 @@ class Switch:
 
     def do(self, ends: list[list[int]], **settings: Any) -> list[dict[str, int]]:
         """Sets what is asked of links, each a pair of hosts; what they have carried."""
+        self.carry_queued()
         chosen = [self.links[a, b] for a, b in ends]
         for link in chosen:
             link.set(**settings)

@@ -10,6 +10,7 @@ The switch carries some hundred MB/s: it is for faults, not for speed.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
@@ -30,8 +31,9 @@ class SwitchedNetwork(Network):
     """`num_hosts` hosts at a switch that can lose, hold back and slow down what it carries.
 
     offload: frames may be as large as the kernel makes them for TCP (64 KiB), which is fast.
-    Without it they have 1500 bytes, and `loss` means packets. A command holds when its method
-    returns. The thread that makes the network has to outlive it: the switch ends with that thread.
+    Without it they have 1500 bytes, and `loss` means packets. A command holds for what is sent
+    after its method returned, and not for what was sent before it was called. The thread that makes
+    the network has to outlive it: the switch ends with that thread.
     """
 
     def __init__(
@@ -117,7 +119,8 @@ class SwitchedNetwork(Network):
 
     def _set(self, ends: Iterable[Ends], **settings: Any) -> list[dict[str, int]]:
         assert self._control is not None, "the network is closed"
-        self._control.send(json.dumps({"ends": list(ends), **settings}).encode())
+        with contextlib.suppress(ConnectionError):  # _receive() has the reason
+            self._control.send(json.dumps({"ends": list(ends), **settings}).encode())
         answer = json.loads(self._receive())
         if "error" in answer:
             raise NetworkError(answer["error"])

@@ -56,6 +56,8 @@ class Rank:
     world_size: int
     name: str  # of the pool's group
     folder: Path  # shared by the ranks of the pool
+    host: int = 0  # of a network, see host_ranks.py
+    open_store: Callable[[str], dist.Store] | None = None  # where it is not a file
     phase_hook: Callable[[int], None] | None = None  # called with each phase where hooks are on
     memory: dict[str, Any] = field(default_factory=dict)  # kept between runs
 
@@ -69,6 +71,8 @@ class Rank:
         }
 
     def store(self, name: str = "store") -> dist.Store:
+        if self.open_store is not None:
+            return self.open_store(name)
         return dist.FileStore(str(self.folder / name))  # without a size it outlives its users
 
 
@@ -79,6 +83,7 @@ class PoolOptions:
     connected: bool = True
     process_group: bool = False  # also init_process_group("gloo")
     hooks: bool = False
+    begin: Callable[[Rank], None] | None = None  # done first; the process has one thread
 
 
 def _serve(
@@ -105,6 +110,8 @@ def _serve(
 
 
 def _open(own: Rank, options: PoolOptions) -> None:
+    if options.begin is not None:
+        options.begin(own)
     if options.process_group:
         dist.init_process_group(
             "gloo", store=own.store("gloo"), rank=own.rank, world_size=own.world_size
@@ -139,10 +146,11 @@ def _answer(pipe: Connection, action: Callable[[], Any]) -> None:
     pipe.send_bytes(message)
 
 
-def _context() -> Any:
+def process_context() -> Any:
     """Processes are forked from a server that has imported everything and started no thread."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "waybill", "pytest", "ranks", "cases", "family"])
+    modules = ["torch", "waybill", "pytest", "ranks", "host_ranks", "cases", "family"]
+    context.set_forkserver_preload(modules)
     here = str(Path(__file__).parent)
     if here not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
         os.environ["PYTHONPATH"] = os.pathsep.join(
@@ -171,7 +179,7 @@ class RankPool:
         self.wait()
 
     def _spawn(self, rank: int, options: PoolOptions) -> tuple[Connection, Any]:
-        context = _context()
+        context = process_context()
         mine, theirs = context.Pipe()
         process = context.Process(
             target=_serve,

@@ -52,8 +52,8 @@ enum class Phase : std::uint32_t {
 };
 const char* name_of(Phase phase) noexcept;
 
-/// Brings a text of each rank to every rank: given this rank's own, returns all, by rank. Collective
-/// among all ranks of the group, blocking.
+/// Brings a text of each rank to every rank: given this rank's own, returns all, by rank.
+/// Collective among all ranks of the group, blocking.
 using AllGather = std::function<Result<std::vector<std::string>>(const std::string& own)>;
 
 /// Names the host of this process: WAYBILL_HOST, else what is the same for two processes exactly
@@ -205,8 +205,10 @@ class Group {
 
   engine::Session& session() noexcept { return *session_; }
 
- private:
+  /// Of a session that was made by the library's own means: src/engine/connect.h.
   explicit Group(std::unique_ptr<engine::Session> session) noexcept;
+
+ private:
   std::unique_ptr<engine::Session> session_;
 };
 

@@ -385,7 +385,9 @@ Status Call::finish() {
                       "expected every rank to stay until this rank had read its rows, but others "
                       "gave the call up meanwhile: this rank was too slow and needs a reset",
                       {})
-               : fail(StatusCode::kPeerLost, who + " ended while rows were read" + news_of(ended), ended);
+               : fail(StatusCode::kPeerLost,
+                      who + " ended while rows were read" + news_of(ended),
+                      ended);
   }
   Status checked = session_.options().checked ? check_members() : Status();
   end();

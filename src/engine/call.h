@@ -160,7 +160,7 @@ class Call {
   std::int64_t half_bytes_of(int member) const noexcept {
     const transport::PeerMemory& peer = peer_of(member);
     return session_.transport().is_remote(rank_of(member)) ? peer.mirrored_bytes[half_]
-                                                            : peer.window_bytes;
+                                                           : peer.window_bytes;
   }
   /// Session::make_tensor for an output of this call.
   Status make_output(Tensor& output,

@@ -27,8 +27,7 @@ int Call::choose_agents(int host) {
   for (const int rank : session_.scratch().members) {
     on_host.push_back(transport.host_of(rank) == host ? 1 : 0);
   }
-  return transport::agent_of(
-      session_.scratch().members, transport.hosts(), session_.rank(), host);
+  return transport::agent_of(session_.scratch().members, transport.hosts(), session_.rank(), host);
 }
 
 /// To each other host its header, and to those of members what they need of the half.
@@ -87,13 +86,13 @@ Status Call::gather_mirrors(Clock::time_point end) {
     }
   }
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - Clock::now());
-  WAYBILL_RETURN_IF_ERROR(to_status(
-      wait_for(session_,
-               {.word = nullptr,
-                .target = stamp_,
-                .ranks = arriving,
-                .timeout = std::max(left, std::chrono::milliseconds(1))}),
-      Phase::kWaitSignals));
+  WAYBILL_RETURN_IF_ERROR(
+      to_status(wait_for(session_,
+                         {.word = nullptr,
+                          .target = stamp_,
+                          .ranks = arriving,
+                          .timeout = std::max(left, std::chrono::milliseconds(1))}),
+                Phase::kWaitSignals));
   if (!mirrors_stand()) {
     return fail(StatusCode::kInvalidState,
                 "expected what other hosts sent to arrive, but they gave the call up or went on "

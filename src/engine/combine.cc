@@ -158,9 +158,10 @@ Status Combine::publish() {
   call_.published_rows(
       in_place_ ? static_cast<const std::byte*>(args_.expand_x.data) : *half + layout.rows.offset,
       row_bytes());
-  call_.signal([&](const std::vector<char>& on_host, CallHeader& travels, transport::Parcel& parcel) {
-    return describe(*half, layout, on_host, travels, parcel);
-  });
+  call_.signal(
+      [&](const std::vector<char>& on_host, CallHeader& travels, transport::Parcel& parcel) {
+        return describe(*half, layout, on_host, travels, parcel);
+      });
   return {};
 }
 

@@ -35,9 +35,8 @@ std::int64_t Combine::describe(const std::byte* half,
       const std::int64_t first = kEntry * scratch().owner_offsets[r];
       const std::int64_t last = kEntry * scratch().owner_offsets[r + 1];
       if (on_host[r] != 0) {
-        parcel.extents.push_back({half + layout.entries.offset + first,
-                                  mirrored.entries.offset + first,
-                                  last - first});
+        parcel.extents.push_back(
+            {half + layout.entries.offset + first, mirrored.entries.offset + first, last - first});
       }
     }
   } else {
@@ -51,8 +50,8 @@ std::int64_t Combine::describe(const std::byte* half,
                     scales_bytes(),
                     parcel.extents);
   }
-  const std::byte* rows = in_place_ ? static_cast<const std::byte*>(args_.expand_x.data)
-                                    : half + layout.rows.offset;
+  const std::byte* rows =
+      in_place_ ? static_cast<const std::byte*>(args_.expand_x.data) : half + layout.rows.offset;
   add_marked_rows(marked, rows, mirrored.rows.offset, row_bytes(), parcel.extents);
   return mirrored.end;
 }

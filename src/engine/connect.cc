@@ -41,8 +41,7 @@ Status check_world(int rank, int world_size, const GroupOptions& options) {
         "world_size", "1 to " + std::to_string(window::kMaxRanks), std::to_string(world_size));
   }
   if (rank < 0 || rank >= world_size) {
-    return bad_argument(
-        "rank", "0 <= rank < " + std::to_string(world_size), std::to_string(rank));
+    return bad_argument("rank", "0 <= rank < " + std::to_string(world_size), std::to_string(rank));
   }
   if (!options.hosts.empty() && options.hosts.size() != static_cast<std::size_t>(world_size)) {
     return bad_argument("hosts",
@@ -124,8 +123,7 @@ Result<std::unique_ptr<window::Window>> make_window(const std::string& id,
 
 /// Meets the ranks of this host.
 Result<std::unique_ptr<transport::Transport>> connect_here(
-    const window::Window& window,
-    const transport::RendezvousOptions& meeting) {
+    const window::Window& window, const transport::RendezvousOptions& meeting) {
   auto met = transport::meet(window, meeting);
   if (!met.ok()) {
     return met.status();
@@ -209,11 +207,8 @@ Result<std::unique_ptr<transport::Transport>> connect_hosts(
       std::move(*mirrors),
       std::move(*wire),
       *greetings,
-      transport::RemoteOptions{options.hosts,
-                               meeting.rank,
-                               !env.progress_in_calls,
-                               env.keepalive,
-                               "UCX"}));
+      transport::RemoteOptions{
+          options.hosts, meeting.rank, !env.progress_in_calls, env.keepalive, "UCX"}));
 }
 
 }  // namespace
@@ -264,8 +259,7 @@ Result<std::unique_ptr<Session>> connect_session(std::string id,
     std::filesystem::remove(*path, ignored);
   }
   if (transport.ok() && hosts) {
-    transport =
-        connect_hosts(std::move(*transport), window, meeting, options, resolved->env);
+    transport = connect_hosts(std::move(*transport), window, meeting, options, resolved->env);
   }
   if (!transport.ok()) {
     return transport.status();
@@ -283,11 +277,12 @@ Result<std::unique_ptr<Session>> rejoin_session(const std::string& id,
     return resolved.status();
   }
   if (spans_hosts(options)) {
-    return error(StatusCode::kInvalidState,
-                 "connect",
-                 "",
-                 "connect: expected a group on one host to come back to, got one on several (rank " +
-                     std::to_string(rank) + ")");
+    return error(
+        StatusCode::kInvalidState,
+        "connect",
+        "",
+        "connect: expected a group on one host to come back to, got one on several (rank " +
+            std::to_string(rank) + ")");
   }
   // Its predecessor's address: taken as long as that lives.
   auto listener = transport::listen_at(transport::address_of(id, rank), world_size);
@@ -318,7 +313,8 @@ Result<std::unique_ptr<Session>> rejoin_session(const std::string& id,
 
 Result<std::vector<std::unique_ptr<Session>>> local_sessions(const std::string& id,
                                                              int world_size,
-                                                             const GroupOptions& options) {
+                                                             const GroupOptions& options,
+                                                             const transport::LocalLinks* links) {
   auto resolved = resolve(0, world_size, options);
   if (!resolved.ok()) {
     return resolved.status();
@@ -344,7 +340,8 @@ Result<std::vector<std::unique_ptr<Session>>> local_sessions(const std::string& 
   }
   std::vector<std::unique_ptr<transport::Wire>> wires;
   if (hosts) {
-    wires = transport::make_local_wires(world_size);
+    wires = links != nullptr ? transport::make_local_wires(*links)
+                             : transport::make_local_wires(world_size);
   }
   std::vector<std::unique_ptr<Session>> sessions;
   for (std::size_t r = 0; r < windows.size(); ++r) {
@@ -364,8 +361,8 @@ Result<std::vector<std::unique_ptr<Session>>> local_sessions(const std::string& 
                                    resolved->env.keepalive,
                                    "messages in memory"});
     }
-    sessions.push_back(std::make_unique<Session>(
-        std::move(transport), windows[r], rank, resolved->session));
+    sessions.push_back(
+        std::make_unique<Session>(std::move(transport), windows[r], rank, resolved->session));
   }
   return sessions;
 }

@@ -9,6 +9,10 @@
 #include "waybill/group.h"
 #include "waybill/status.h"
 
+namespace waybill::transport {
+class LocalLinks;
+}
+
 namespace waybill::engine {
 
 /// See Group::connect(). With `path` ranks meet there, and `id` is what rank 0 leaves.
@@ -24,9 +28,11 @@ Result<std::unique_ptr<Session>> rejoin_session(const std::string& id,
                                                 int world_size,
                                                 const GroupOptions& options);
 
-/// See Group::local().
-Result<std::vector<std::unique_ptr<Session>>> local_sessions(const std::string& id,
-                                                             int world_size,
-                                                             const GroupOptions& options);
+/// See Group::local(). `links`: what lies between the hosts, where it is not always good.
+Result<std::vector<std::unique_ptr<Session>>> local_sessions(
+    const std::string& id,
+    int world_size,
+    const GroupOptions& options,
+    const transport::LocalLinks* links = nullptr);
 
 }  // namespace waybill::engine

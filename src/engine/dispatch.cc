@@ -119,10 +119,11 @@ Status Dispatch::publish() {
   }
   publish_dispatch(session_, args_, shape_, call_.header(), *half);
   call_.published_rows(*half + layout.rows.offset, shape_.row_bytes());
-  call_.signal([&](const std::vector<char>& on_host, CallHeader& header, transport::Parcel& parcel) {
-    add_dispatch(session_, shape_, header, layout, *half, on_host, parcel.extents);
-    return layout.end;
-  });
+  call_.signal(
+      [&](const std::vector<char>& on_host, CallHeader& header, transport::Parcel& parcel) {
+        add_dispatch(session_, shape_, header, layout, *half, on_host, parcel.extents);
+        return layout.end;
+      });
   return {};
 }
 

@@ -49,16 +49,17 @@ Status Dispatch::publish_tp() {
                 static_cast<std::size_t>(layout.row_scales.bytes));
   }
   call.published_rows(result_.expand_x.buffer.data(), shape_.row_bytes());
-  call.signal([&](const std::vector<char>&, window::CallHeader& travels, transport::Parcel& parcel) {
-    travels.in_pool = 0;
-    travels.pool_offset = 0;
-    const auto mirrored = TpDispatchLayout::of(
-        num_ranks(), result_.rows, shape_.quantised, result_.rows * shape_.row_bytes());
-    parcel.extents.push_back({*half, 0, mirrored.rows.offset});
-    parcel.extents.push_back(
-        {result_.expand_x.buffer.data(), mirrored.rows.offset, mirrored.rows.bytes});
-    return mirrored.end;
-  });
+  call.signal(
+      [&](const std::vector<char>&, window::CallHeader& travels, transport::Parcel& parcel) {
+        travels.in_pool = 0;
+        travels.pool_offset = 0;
+        const auto mirrored = TpDispatchLayout::of(
+            num_ranks(), result_.rows, shape_.quantised, result_.rows * shape_.row_bytes());
+        parcel.extents.push_back({*half, 0, mirrored.rows.offset});
+        parcel.extents.push_back(
+            {result_.expand_x.buffer.data(), mirrored.rows.offset, mirrored.rows.bytes});
+        return mirrored.end;
+      });
   return {};
 }
 

@@ -114,8 +114,8 @@ Result<Group> Group::connect(const std::filesystem::path& path,
                              int rank,
                              int world_size,
                              const GroupOptions& options) {
-  auto session = engine::connect_session(
-      UniqueId::create().to_string(), &path, rank, world_size, options);
+  auto session =
+      engine::connect_session(UniqueId::create().to_string(), &path, rank, world_size, options);
   if (!session.ok()) {
     return session.status();
   }

@@ -61,15 +61,15 @@ struct Scratch {
   std::vector<routing::Cell> cells;
   std::vector<std::int32_t> owner_offsets;  ///< combine: rows of this rank by their owner
   std::vector<std::int64_t> received_rows;  ///< combine: rows read from each rank
-  std::vector<int> agents;     ///< a member each: who receives for this host; -1 on this one
-  std::vector<int> waiting_here;  ///< readers of this host
-  std::vector<int> arriving;   ///< ranks of other hosts of which something has to arrive
-  std::vector<char> on_host;   ///< a member each
-  std::vector<char> travels;   ///< a row each: it is meant for the host at hand
-  transport::Parcel parcel;    ///< for the host at hand
-  std::vector<ReturnSource> returns;        ///< combine: a member each
-  std::vector<const std::byte*> rows;       ///< combine: where the row of (token, slot) lies
-  std::vector<const std::byte*> scales;     ///< the same for comm_quant_mode's scales
+  std::vector<int> agents;            ///< a member each: who receives for this host; -1 on this one
+  std::vector<int> waiting_here;      ///< readers of this host
+  std::vector<int> arriving;          ///< ranks of other hosts of which something has to arrive
+  std::vector<char> on_host;          ///< a member each
+  std::vector<char> travels;          ///< a row each: it is meant for the host at hand
+  transport::Parcel parcel;           ///< for the host at hand
+  std::vector<ReturnSource> returns;  ///< combine: a member each
+  std::vector<const std::byte*> rows;    ///< combine: where the row of (token, slot) lies
+  std::vector<const std::byte*> scales;  ///< the same for comm_quant_mode's scales
 };
 
 /// A setup whose teardown has not come yet.

@@ -89,7 +89,8 @@ void add_dispatch(Session& session,
     }
   }
   extents.push_back({half, 0, layout.rows.offset});
-  add_marked_rows(marked, half + layout.rows.offset, layout.rows.offset, shape.row_bytes(), extents);
+  add_marked_rows(
+      marked, half + layout.rows.offset, layout.rows.offset, shape.row_bytes(), extents);
 }
 
 }  // namespace waybill::engine

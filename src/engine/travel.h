@@ -24,7 +24,8 @@ void add_marked_rows(const std::vector<char>& marked,
                      std::vector<transport::Extent>& extents);
 
 /// Of a dispatch: the routing, and each row that some member on the host gets, once. `half` is that
-/// of this rank, `on_host` has an entry a member. The session's scratch holds the counts of the ids.
+/// of this rank, `on_host` has an entry a member. The session's scratch holds the counts of the
+/// ids.
 void add_dispatch(Session& session,
                   const contract::DispatchShape& shape,
                   const window::CallHeader& header,

@@ -16,7 +16,7 @@ std::string this_host() {
   }
   std::string boot;
   std::ifstream("/proc/sys/kernel/random/boot_id") >> boot;
-  struct stat space {};
+  struct stat space{};
   const bool known = stat("/proc/self/ns/net", &space) == 0;
   return std::string(name.data()) + "-" + boot.substr(0, 8) + "-" +
          std::to_string(known ? space.st_ino : 0) + "-" + std::to_string(geteuid());

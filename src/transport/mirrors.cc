@@ -53,10 +53,7 @@ void Mirrors::begin(Mirror& mirror, MirrorSlot& slot, const MessageHead& head) {
   }
 }
 
-std::byte* Mirrors::place(int from,
-                          const MessageHead& head,
-                          std::int64_t at,
-                          std::int64_t bytes) {
+std::byte* Mirrors::place(int from, const MessageHead& head, std::int64_t at, std::int64_t bytes) {
   Mirror& mirror = mirrors_[static_cast<std::size_t>(window::slot_index(from, head.half))];
   if (mirror.stamp != head.stamp) {
     begin(mirror, slot_of(from, head.half), head);

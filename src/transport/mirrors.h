@@ -14,8 +14,8 @@
 
 namespace waybill::transport {
 
-/// What ranks of other hosts published and this rank receives for its host: a buffer of its pool for
-/// each of their halves, and a table that says where (window/mirror_slot.h).
+/// What ranks of other hosts published and this rank receives for its host: a buffer of its pool
+/// for each of their halves, and a table that says where (window/mirror_slot.h).
 ///
 /// A source writes a half again only when every reader has read it, and so is its mirror. A reader
 /// that was taken for dead meanwhile notices by the slot: it changes before its bytes do.
@@ -25,10 +25,11 @@ class Mirrors {
   /// Puts the table into the window's pool and notes it on its control page.
   static Result<Mirrors> create(window::Window& window, int world_size);
 
-  /// Where bytes of `head`'s mirror go, or null: they are dropped, since there is no memory for them
-  /// or they cannot be.
+  /// Where bytes of `head`'s mirror go, or null: they are dropped, since there is no memory for
+  /// them or they cannot be.
   std::byte* place(int from, const MessageHead& head, std::int64_t at, std::int64_t bytes);
-  /// All has been sent. True when what has come is whole (or known not to fit) and readers were told.
+  /// All has been sent. True when what has come is whole (or known not to fit) and readers were
+  /// told.
   bool commit(int from, const MessageHead& head);
 
  private:

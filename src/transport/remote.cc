@@ -375,9 +375,10 @@ std::string RemoteTransport::news_of(const std::vector<int>& ranks) const {
     }
     const Remote& known = *remotes_[static_cast<std::size_t>(rank)];
     const bool lost = known.lost.load(std::memory_order_relaxed);
-    news += (news.empty() ? "" : "; ") + std::string("rank ") + std::to_string(rank) +
-            " is on host " + options_.hosts[static_cast<std::size_t>(rank)] +
-            (lost ? ", lost: " + known.why : ", heard " + seconds(Clock::now() - known.heard) + " ago");
+    news +=
+        (news.empty() ? "" : "; ") + std::string("rank ") + std::to_string(rank) + " is on host " +
+        options_.hosts[static_cast<std::size_t>(rank)] +
+        (lost ? ", lost: " + known.why : ", heard " + seconds(Clock::now() - known.heard) + " ago");
   }
   return news;
 }

@@ -89,8 +89,8 @@ class RemoteTransport final : public Transport, private WireListener {
     std::unique_ptr<window::ControlPage> page;
     bool beats = false;
     std::atomic<bool> lost{false};
-    std::string why;           ///< of lost; guarded by mutex_
-    Clock::time_point heard;   ///< guarded by mutex_
+    std::string why;          ///< of lost; guarded by mutex_
+    Clock::time_point heard;  ///< guarded by mutex_
   };
 
   void on_message(int from,
@@ -120,16 +120,16 @@ class RemoteTransport final : public Transport, private WireListener {
   const RemoteOptions options_;
   const std::unique_ptr<Transport> local_;
   const std::shared_ptr<window::Window> window_;
-  std::vector<int> here_;   ///< ranks of this host
-  std::vector<int> there_;  ///< ranks of the others
+  std::vector<int> here_;                         ///< ranks of this host
+  std::vector<int> there_;                        ///< ranks of the others
   std::vector<std::unique_ptr<Remote>> remotes_;  ///< by rank, null for those of this host
-  mutable std::mutex mutex_;  ///< of all that follows, and of the wire
+  mutable std::mutex mutex_;                      ///< of all that follows, and of the wire
   std::atomic<int> wanted_{0};
   Mirrors mirrors_;
   std::vector<window::CallHeader> headers_;  ///< by host, for the next `signalled`
   std::vector<char> has_header_;
   std::array<std::vector<std::unique_ptr<Sending>>, 2> sendings_;  ///< of each half, by host
-  std::array<std::atomic<int>, 2> open_{};  ///< sendings that have not ended
+  std::array<std::atomic<int>, 2> open_{};                         ///< sendings that have not ended
   std::unique_ptr<Wire> wire_;
   Clock::time_point next_beat_;
   std::atomic<bool> driving_{false};

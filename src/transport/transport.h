@@ -41,7 +41,6 @@ struct Parcel {
   std::vector<Extent> extents;      ///< in any order; they do not overlap
 };
 
-
 /// Makes the windows of a group readable. Knows nothing of what is in them.
 /// Thread rule: newcomers() from any thread, the rest from one at a time.
 class Transport {

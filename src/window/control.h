@@ -28,12 +28,12 @@ struct CallHeader {
   std::uint32_t exceeds_share = 0;  ///< dispatch: some rank gets more than maxBS*min(L,K) rows
   std::uint32_t in_pool = 0;        ///< combine: the rows lie in the pool, not in the half
   std::int64_t bs = 0;
-  std::int64_t num_entries = 0;    ///< (t,k) pairs sent, or rows returned
-  std::int64_t num_active = 0;     ///< tokens sent to shared experts
-  std::int64_t num_rows = 0;       ///< rows published
-  std::int64_t pool_offset = 0;    ///< of row 0, when in_pool
-  std::int64_t checked_end = -1;   ///< checked mode: end of the layout, else -1
-  std::int64_t has_checksums = 0;  ///< checked mode: of the rows
+  std::int64_t num_entries = 0;     ///< (t,k) pairs sent, or rows returned
+  std::int64_t num_active = 0;      ///< tokens sent to shared experts
+  std::int64_t num_rows = 0;        ///< rows published
+  std::int64_t pool_offset = 0;     ///< of row 0, when in_pool
+  std::int64_t checked_end = -1;    ///< checked mode: end of the layout, else -1
+  std::int64_t has_checksums = 0;   ///< checked mode: of the rows
   std::int64_t mirrored_bytes = 0;  ///< to ranks of another host: size of what travels to them
   contract::Agreement agreement;
 };

@@ -63,8 +63,8 @@ struct DispatchLayout {
   }
 };
 
-/// What dispatch publishes for its TP peer; the rows themselves lie in the pool, but in the mirror of
-/// a peer on another host.
+/// What dispatch publishes for its TP peer; the rows themselves lie in the pool, but in the mirror
+/// of a peer on another host.
 struct TpDispatchLayout {
   Section counts;      ///< (E,) int32, the first part of ep_recv_counts
   Section row_scales;  ///< (num_rows,) float32 when quantised

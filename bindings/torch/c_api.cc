@@ -14,6 +14,7 @@
 #include "groups.h"
 #include "json.h"
 #include "numerics/kernels.h"
+#include "transport/ucx/ucx_wire.h"
 #include "waybill/env.h"
 #include "waybill/inspect.h"
 #include "waybill/version.h"
@@ -408,7 +409,8 @@ WAYBILL_C_API std::int64_t waybill_window_bytes(const waybill::binding::CallSize
 }
 
 /// What this machine has and what the environment asks for: {"simd", "timeout" (seconds), "threads"
-/// (0: not set), "max_memory_bytes" (0: not set), "window_bytes"}.
+/// (0: not set), "max_memory_bytes" (0: not set), "window_bytes", "ucx" (its version, empty where there
+/// is none), "ucx_problem" (why there is none)}.
 WAYBILL_C_API const char* waybill_machine() {
   const auto env = waybill::Env::from_process();
   if (done(env.status()) == 0) {
@@ -420,5 +422,8 @@ WAYBILL_C_API const char* waybill_machine() {
   json.add("threads", env->threads.value_or(0));
   json.add("max_memory_bytes", env->max_memory_bytes.value_or(0));
   json.add("window_bytes", env->window_bytes);
+  const auto ucx = waybill::transport::ucx_version();
+  json.add("ucx", ucx.ok() ? *ucx : "");
+  json.add("ucx_problem", ucx.ok() ? "" : ucx.status().message());
   return waybill::binding::keep(json.text());
 }

@@ -279,4 +279,16 @@ void UcxMesh::wake() noexcept {
   (void)!write(wake_.get(), &one, sizeof(one));
 }
 
+Result<std::string> ucx_version() {
+  auto library = UcxLibrary::get();
+  if (!library.ok()) {
+    return library.status();
+  }
+  unsigned major = 0;
+  unsigned minor = 0;
+  unsigned release = 0;
+  (*library)->get_version(&major, &minor, &release);
+  return std::to_string(major) + "." + std::to_string(minor) + "." + std::to_string(release);
+}
+
 }  // namespace waybill::transport

@@ -481,6 +481,9 @@ Result<std::vector<int>> Session::reset() {
     open_setup->end();
   }
   Result<std::vector<int>> members = Reset(*this).run();
+  if (open_setup != nullptr) {
+    open_setup->withdraw();
+  }
   if (!members.ok() && open_setup != nullptr) {
     // Its rows may lie in the pool, and go now: whoever reads on gets an error.
     post(page().left, window::stamp(epoch + 1, 0));

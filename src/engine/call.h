@@ -184,6 +184,7 @@ class Call {
 
  private:
   Status wait_half();
+  Status end_reading();
   Status wait_sent(Phase phase);
   void send_to_hosts(Describe describe);
   int choose_agents(int host);

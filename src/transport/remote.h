@@ -71,6 +71,7 @@ class RemoteTransport final : public Transport, private WireListener {
   void set_header(int host, const window::CallHeader& header) override;
   void send(std::size_t half, const Parcel& parcel) override;
   bool is_sent(std::size_t half) override;
+  bool is_sent_to(std::size_t half, int host) override;
   void cancel(std::size_t half) override;
   const window::MirrorSlot& slot(int agent, int rank, std::size_t half) const override;
   Status attach(int agent, int rank, std::size_t half) override;
@@ -103,17 +104,13 @@ class RemoteTransport final : public Transport, private WireListener {
   bool step();
   void tell(int rank, const MessageHead& head, std::span<const std::byte> body = {});
   void tell_of(int rank, const window::Word& word, const window::CallHeader* header);
-  void store_word(window::ControlPage& page, std::int64_t at, window::Stamp value);
-  void store_header(window::ControlPage& page,
-                    const MessageHead& head,
-                    std::span<const std::byte> body);
-  void store_list(window::ControlPage& page,
-                  const MessageHead& head,
-                  std::span<const std::byte> body);
+  void store_word(int from, std::int64_t at, window::Stamp value);
+  void store_header(int from, const MessageHead& head, std::span<const std::byte> body);
+  void store_list(int from, const MessageHead& head, std::span<const std::byte> body);
   void store_pieces(int from, const MessageHead& head, std::span<const std::byte> body);
   void note_beat(window::ControlPage& page, std::span<const std::byte> body);
   void wake(const window::Word& word) noexcept;
-  void wake_waiters_for(const window::ControlPage& page) noexcept;
+  void wake_waiters_for(int rank) noexcept;
   void serve();
   void beat();
 
@@ -131,6 +128,7 @@ class RemoteTransport final : public Transport, private WireListener {
   std::array<std::vector<std::unique_ptr<Sending>>, 2> sendings_;  ///< of each half, by host
   std::array<std::atomic<int>, 2> open_{};                         ///< sendings that have not ended
   std::unique_ptr<Wire> wire_;
+  Clock::time_point last_beat_;
   Clock::time_point next_beat_;
   std::atomic<bool> driving_{false};
   std::atomic<bool> stopping_{false};

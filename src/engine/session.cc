@@ -257,7 +257,7 @@ void Session::flush(std::chrono::milliseconds timeout) {
   const auto end = std::chrono::steady_clock::now() + timeout;
   transport_->begin_drive();
   bool moved = true;
-  while (moved || !transport_->is_sent(0) || !transport_->is_sent(1)) {
+  while (moved || !transport_->is_idle()) {
     if (std::chrono::steady_clock::now() >= end) {
       break;
     }

@@ -286,6 +286,11 @@ bool RemoteTransport::drive() {
   return held && step();
 }
 
+bool RemoteTransport::is_idle() {
+  const auto held = lock();
+  return wire_->is_idle() && is_sent(0) && is_sent(1);
+}
+
 void RemoteTransport::end_drive(bool going_to_sleep) {
   driving_.store(false, std::memory_order_release);
   driving_.notify_all();

@@ -78,6 +78,7 @@ class RemoteTransport final : public Transport, private WireListener {
   void begin_drive() override { driving_.store(true, std::memory_order_relaxed); }
   bool drive() override;
   void end_drive(bool going_to_sleep) override;
+  bool is_idle() override;
   bool needs_driver() const noexcept override { return !options_.progress_thread; }
   void sleep(std::chrono::milliseconds most) override { wire_->wait(most); }
   std::string news_of(const std::vector<int>& ranks) const override;

@@ -109,6 +109,8 @@ class Transport {
   virtual void end_drive(bool /*going_to_sleep*/) {}
   /// True where nobody moves messages while no thread of the program waits.
   virtual bool needs_driver() const noexcept { return false; }
+  /// True when all that was posted and sent has left this process.
+  virtual bool is_idle() { return true; }
   /// Sleeps until drive() has something to do.
   virtual void sleep(std::chrono::milliseconds /*most*/) {}
   /// Why ranks of other hosts count as ended, and when they were heard last; empty for those of

@@ -5,12 +5,16 @@
 #include <algorithm>
 #include <chrono>
 #include <string>
+#include <string_view>
+#include <vector>
 
+#include "base/errors.h"
 #include "base/process_start.h"
 #include "errors.h"
 #include "groups.h"
 #include "json.h"
 #include "numerics/kernels.h"
+#include "transport/ucx/ucx_wire.h"
 #include "waybill/env.h"
 #include "waybill/inspect.h"
 #include "waybill/version.h"
@@ -47,6 +51,53 @@ GroupOptions options_of(double timeout, int threads, int strict, void (*on_phase
     options.on_phase = [on_phase](Phase phase) { on_phase(static_cast<int>(phase)); };
   }
   return options;
+}
+
+std::string to_hex(const std::string& bytes) {
+  constexpr std::string_view kDigits = "0123456789abcdef";
+  std::string text;
+  for (const char c : bytes) {
+    const auto byte = static_cast<unsigned char>(c);
+    text += kDigits[byte / 16];
+    text += kDigits[byte % 16];
+  }
+  return text;
+}
+
+std::string from_hex(std::string_view text) {
+  const auto digit = [](char c) { return c <= '9' ? c - '0' : c - 'a' + 10; };
+  std::string bytes;
+  for (std::size_t i = 0; i + 1 < text.size(); i += 2) {
+    bytes += static_cast<char>(16 * digit(text[i]) + digit(text[i + 1]));
+  }
+  return bytes;
+}
+
+/// What the program's all_gather got, see waybill_gathered().
+std::string& gathered() {
+  thread_local std::string texts;
+  return texts;
+}
+
+/// Asks the program, which knows texts only.
+AllGather all_gather_of(int (*gather)(const char*)) {
+  return [gather](const std::string& own) -> Result<std::vector<std::string>> {
+    gathered().clear();
+    if (gather(to_hex(own).c_str()) == 0) {
+      return error(StatusCode::kInternal,
+                   "connect",
+                   "",
+                   "connect: expected the addresses of all ranks, got an error of the program");
+    }
+    std::vector<std::string> all;
+    std::string_view rest = gathered();
+    while (!rest.empty()) {
+      const std::size_t end = std::min(rest.find('\n'), rest.size());
+      all.push_back(from_hex(rest.substr(0, end)));
+      rest.remove_prefix(std::min(end + 1, rest.size()));
+    }
+    return all;
+  };
 }
 
 /// How a group is joined: with the others, or under the rank of a process that has ended.
@@ -184,7 +235,9 @@ WAYBILL_C_API std::uint64_t waybill_process_start(int pid) { return waybill::pro
 
 /// Collective, blocks. pids and starts (each may be null): of all ranks. timeout (seconds), threads
 /// and strict (waybill::Strict): 0 for the default. on_phase may be null; it is called with
-/// waybill::Phase on the thread of the call.
+/// waybill::Phase on the thread of the call. hosts and gather are null where all ranks are on one
+/// host; gather gets this rank's address as text, brings those of all ranks to each other, hands
+/// them to waybill_gathered() on the same thread, and returns 1, or 0 when it failed.
 WAYBILL_C_API int waybill_connect(const char* name,
                                   const char* id,
                                   int rank,
@@ -194,13 +247,44 @@ WAYBILL_C_API int waybill_connect(const char* name,
                                   double timeout,
                                   int threads,
                                   int strict,
-                                  void (*on_phase)(int)) {
+                                  void (*on_phase)(int),
+                                  const char* const* hosts,
+                                  int (*gather)(const char*)) {
   auto options = waybill::binding::options_of(timeout, threads, strict, on_phase);
+  if (hosts != nullptr) {
+    options.hosts.assign(hosts, hosts + world_size);
+    options.all_gather = waybill::binding::all_gather_of(gather);
+  }
   for (int r = 0; pids != nullptr && r < world_size; ++r) {
     options.processes.emplace_back(pids[r], starts[r]);
   }
   return done(waybill::binding::join(
       &waybill::Group::connect, name, id, rank, world_size, std::move(options)));
+}
+
+/// From inside `gather`: the texts of all ranks by rank, a line each.
+WAYBILL_C_API void waybill_gathered(const char* texts) { waybill::binding::gathered() = texts; }
+
+/// The host that this process counts as on.
+WAYBILL_C_API const char* waybill_this_host() {
+  auto host = waybill::this_host();
+  return done(host.status()) == 0 ? nullptr : waybill::binding::keep(std::move(*host));
+}
+
+/// How this rank reads what each rank publishes, a JSON list.
+WAYBILL_C_API const char* waybill_routes(const char* name) {
+  auto group = waybill::binding::find_group("routes", name);
+  if (done(group.status()) == 0) {
+    return nullptr;
+  }
+  std::string list;
+  for (const waybill::Route& route : (*group)->group.routes()) {
+    waybill::binding::Json json;
+    json.add("host", route.host);
+    json.add("how", route.how);
+    list += (list.empty() ? "" : ",") + json.text();
+  }
+  return waybill::binding::keep("{\"ranks\":[" + list + "]}");
 }
 
 /// Blocks until a reset of the ranks that live has taken this process in.
@@ -325,7 +409,8 @@ WAYBILL_C_API std::int64_t waybill_window_bytes(const waybill::binding::CallSize
 }
 
 /// What this machine has and what the environment asks for: {"simd", "timeout" (seconds), "threads"
-/// (0: not set), "max_memory_bytes" (0: not set), "window_bytes"}.
+/// (0: not set), "max_memory_bytes" (0: not set), "window_bytes", "ucx" (its version, empty where there
+/// is none), "ucx_problem" (why there is none)}.
 WAYBILL_C_API const char* waybill_machine() {
   const auto env = waybill::Env::from_process();
   if (done(env.status()) == 0) {
@@ -337,5 +422,8 @@ WAYBILL_C_API const char* waybill_machine() {
   json.add("threads", env->threads.value_or(0));
   json.add("max_memory_bytes", env->max_memory_bytes.value_or(0));
   json.add("window_bytes", env->window_bytes);
+  const auto ucx = waybill::transport::ucx_version();
+  json.add("ucx", ucx.ok() ? *ucx : "");
+  json.add("ucx_problem", ucx.ok() ? "" : ucx.status().message());
   return waybill::binding::keep(json.text());
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import json
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import c_char_p, c_double, c_int, c_int64, c_uint64
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +24,9 @@ FILE_NAME = "libwaybill_torch.so"
 
 PhaseHook = ctypes.CFUNCTYPE(None, c_int)
 """Called with the number of a phase on the thread of the call; phase_name() has its name."""
+
+
+_Gather = ctypes.CFUNCTYPE(c_int, c_char_p)
 
 
 class CallSizes(ctypes.Structure):
@@ -70,8 +73,13 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
             c_int,
             c_int,
             PhaseHook,
+            ctypes.POINTER(c_char_p),
+            _Gather,
         ],
     ),
+    "waybill_gathered": (None, [c_char_p]),
+    "waybill_this_host": (c_char_p, []),
+    "waybill_routes": (c_char_p, [c_char_p]),
     "waybill_rejoin": (
         c_int,
         [c_char_p, c_char_p, c_int, c_int, c_double, c_int, c_int, PhaseHook],
@@ -164,26 +172,68 @@ def connect(
     strict: str | None = None,
     on_phase: Any = None,
     processes: Sequence[tuple[int, int]] | None = None,
+    hosts: Sequence[str] | None = None,
+    all_gather: Callable[[str], list[str]] | None = None,
 ) -> None:
-    """`processes`: pid and process_start() of each rank, where they are known."""
+    """`processes`: pid and process_start() of each rank, where they are known.
+
+    `hosts`: this_host() of each rank, where they differ; then `all_gather` brings a text of each
+    rank to all, by rank, and is collective.
+    """
+    gather = _Gathering(all_gather)
+    names = (c_char_p * world_size)(*(host.encode() for host in hosts)) if hosts else None
     pids = starts = None
     if processes is not None:
         pids = (c_int * world_size)(*(pid for pid, _ in processes))
         starts = (c_uint64 * world_size)(*(start for _, start in processes))
-    _check(
-        _c.waybill_connect(
-            name.encode(),
-            unique_id.encode(),
-            rank,
-            world_size,
-            pids,
-            starts,
-            timeout or 0.0,
-            threads or 0,
-            STRICT_MODES.index(strict),
-            on_phase or PhaseHook(0),
-        )
+    succeeded = _c.waybill_connect(
+        name.encode(),
+        unique_id.encode(),
+        rank,
+        world_size,
+        pids,
+        starts,
+        timeout or 0.0,
+        threads or 0,
+        STRICT_MODES.index(strict),
+        on_phase or PhaseHook(0),
+        names,
+        gather.callback,
     )
+    if gather.failure is not None:
+        raise gather.failure
+    _check(succeeded)
+
+
+class _Gathering:
+    """An all_gather that C++ can call: what it raises is kept for the caller of C++."""
+
+    def __init__(self, all_gather: Callable[[str], list[str]] | None) -> None:
+        self.failure: BaseException | None = None
+        self.callback = _Gather(self._run) if all_gather else _Gather(0)
+        self._all_gather = all_gather
+
+    def _run(self, own: bytes) -> int:
+        assert self._all_gather is not None
+        try:
+            texts = self._all_gather(own.decode())
+        except BaseException as failure:  # also KeyboardInterrupt: it must not pass through C++
+            self.failure = failure
+            return 0
+        _c.waybill_gathered("\n".join(texts).encode())
+        return 1
+
+
+def this_host() -> str:
+    """The host that this process counts as on (include/waybill/group.h)."""
+    host = _c.waybill_this_host()
+    if host is None:
+        raise_last_error()
+    return str(host.decode())
+
+
+def routes(name: str) -> list[dict[str, str]]:
+    return list(_checked_json(_c.waybill_routes(name.encode()))["ranks"])
 
 
 def rejoin(

@@ -10,8 +10,9 @@ from . import _library
 Record = dict[str, Any]
 
 
-def _namespace() -> int:
-    return os.stat("/proc/self/ns/pid").st_ino
+def _namespace() -> str:
+    """Where pids mean the same: machines number their namespaces alike."""
+    return f"{_library.this_host()}/{os.stat('/proc/self/ns/pid').st_ino}"
 
 
 def own_record() -> Record:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -78,7 +77,8 @@ def comm_name(
     """Make a process group usable and return the name that operators take as group_ep or group_tp.
 
     The first call for a group is collective among its ranks, which meet through the group's store;
-    later calls are local and return the same name. All ranks have to be on one host.
+    later calls are local and return the same name. Ranks that can share memory do; those on
+    different hosts talk through UCX (docs/hosts.md).
 
     Args:
         group: of torch.distributed; None is the whole world.
@@ -91,7 +91,7 @@ def comm_name(
 
     Raises:
         ArgumentError: a bad option, or one that differs from the first call's.
-        WaybillError: the ranks are not on one host.
+        WaybillError: the ranks are on several hosts and one of them has no UCX.
         PeerTimeout: not all ranks came.
         PeerLost: the process of a rank ended meanwhile.
     """
@@ -131,7 +131,7 @@ def connect(
 ) -> str:
     """Connect a group without torch.distributed being initialised; return `name`.
 
-    Collective among `world_size` processes of one host that give the same store and name.
+    Collective among `world_size` processes that give the same store and name.
 
     A process that was started again comes back under its old rank: when the group of this store
     and name lives and the process of `rank` has ended, connect waits until the next reset of the
@@ -328,6 +328,15 @@ def stats(name: str) -> dict[str, Any]:
     return numbers
 
 
+def routes(name: str) -> list[dict[str, str]]:
+    """How this rank reads what each rank of the group publishes, by rank. Local.
+
+    Keys: host (name of the rank's host, empty where the group is on one), how ("self", "shared
+    memory", "UCX", ...).
+    """
+    return _library.routes(name)
+
+
 def placement(name: str) -> dict[str, Any]:
     """On which NUMA nodes this rank's memory lies. Local.
 
@@ -386,12 +395,6 @@ def _check_same_options(name: str, options: _Options) -> None:
         )
 
 
-def _host() -> str:
-    """Equal on processes that can share memory and meet over an abstract socket."""
-    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot_id}/{os.stat('/proc/self/ns/net').st_ino}"
-
-
 def _connect(
     store: dist.Store,
     prefix: str,
@@ -410,23 +413,30 @@ def _connect(
         return problem or {
             "id": _library.new_id(),
             "name": choose_name(entries),
-            "host": entries[0]["host"],
+            "hosts": [str(entry["host"]) for entry in entries],
             "processes": processes,
         }
 
     timeout = options.timeout or float(_library.machine()["timeout"])
-    decision = meet(store, prefix, rank, world_size, {**entry, "host": _host()}, decide, timeout)
-    if "lost" in decision:
-        ranks = ", ".join(str(lost) for lost in decision["lost"])
-        raise PeerLost(
-            f"connect: rank(s) {ranks} have ended their processes (in the rendezvous, rank {rank})",
-            operator="connect",
-            ranks=decision["lost"],
-        )
+    decision = meet(
+        store, prefix, rank, world_size, {**entry, "host": _library.this_host()}, decide, timeout
+    )
+    _check_nobody_lost(decision, rank)
     if "problem" in decision:
         kind = StateError if rank in decision["ranks"] and entry.get("problem") else MismatchError
         raise kind(decision["problem"], operator="connect", ranks=decision["ranks"])
     name, records = str(decision["name"]), decision["processes"]
+    hosts = decision["hosts"]
+
+    def all_gather(own: str) -> list[str]:
+        def decide_addresses(entries: list[Entry]) -> Entry:
+            return {"addresses": [entry["address"] for entry in entries]}
+
+        place = f"{prefix}/{decision['id']}"
+        gathered = meet(store, place, rank, world_size, {"address": own}, decide_addresses, timeout)
+        _check_nobody_lost(gathered, rank)
+        return list(gathered["addresses"])
+
     _library.connect(
         name,
         decision["id"],
@@ -436,12 +446,31 @@ def _connect(
         options.threads,
         options.strict,
         hook,
-        [(record["pid"], record["start"]) for record in records]
-        if all(map(_processes.is_known, records))
-        else None,
+        _pids(records, hosts),
+        hosts if len(set(hosts)) > 1 else None,
+        all_gather,
     )
     _remember(name, options, hook)
     return name
+
+
+def _pids(records: list[Any], hosts: list[str]) -> list[tuple[int, int]] | None:
+    """Processes of this host's ranks; None where one of them is of another container."""
+    here = _library.this_host()
+    mine = [record for record, host in zip(records, hosts, strict=True) if host == here]
+    if not all(map(_processes.is_known, mine)):
+        return None
+    return [(int(record["pid"]), int(record["start"])) for record in records]
+
+
+def _check_nobody_lost(decision: Entry, rank: int) -> None:
+    if "lost" in decision:
+        ranks = ", ".join(str(lost) for lost in decision["lost"])
+        raise PeerLost(
+            f"connect: rank(s) {ranks} have ended their processes (in the rendezvous, rank {rank})",
+            operator="connect",
+            ranks=decision["lost"],
+        )
 
 
 def _came_back(
@@ -484,8 +513,8 @@ def _group_to_come_back_to(
             formed = find_formed(store, f"waybill/{name}")
         except RuntimeError as failure:  # the store's server died with a rank
             return _find_by_name(rank, world_size, name, failure)
-        if formed is None or "id" not in formed or formed["host"] != _host():
-            return None
+        if formed is None or set(formed.get("hosts", [])) != {_library.this_host()}:
+            return None  # also a group on several hosts: nobody comes back to those
         records = formed["processes"]
         fits = len(records) == world_size and _processes.has_ended(records[rank])
         return str(formed["id"]) if fits else None
@@ -517,19 +546,7 @@ def _problem(entries: list[Entry]) -> Entry | None:
     if refusing:
         text = f"connect: rank {refusing[0]}: {entries[refusing[0]]['problem']}"
         return {"problem": text, "ranks": refusing}
-    hosts: dict[str, list[int]] = {}
-    for rank, entry in enumerate(entries):
-        hosts.setdefault(str(entry["host"]), []).append(rank)
-    if len(hosts) == 1:
-        return None
-    text = "; ".join(f"ranks {ranks} on host {host}" for host, ranks in hosts.items())
-    largest = max(hosts.values(), key=len)
-    odd = [rank for rank in range(len(entries)) if rank not in largest]
-    return {
-        "problem": f"connect: expected all ranks on one host (and in one network namespace), "
-        f"got {text}",
-        "ranks": odd,
-    }
+    return None
 
 
 def _remember(name: str, options: _Options, hook: Any) -> None:

@@ -303,6 +303,7 @@ void LocalWire::wake() noexcept {
 
 std::vector<std::unique_ptr<Wire>> make_local_wires(const LocalLinks& links) {
   std::vector<std::unique_ptr<Wire>> wires;
+  wires.reserve(links.state_->world_size);
   for (std::size_t r = 0; r < links.state_->world_size; ++r) {
     wires.push_back(std::make_unique<LocalWire>(static_cast<int>(r), links.state_));
   }

@@ -17,6 +17,8 @@ inline constexpr std::size_t kWireBodyBytes = std::size_t{56} << 10;
 class WireListener {
  public:
   virtual ~WireListener() = default;
+  // Both may call send() of the same wire, but not progress() or sever().
+
   /// Messages of one rank come whole, once, and in the order in which it sent them. The bytes are
   /// there during the call only.
   virtual void on_message(int from,
@@ -54,7 +56,8 @@ class Wire {
   /// True when nothing waits to be sent.
   virtual bool is_idle() const noexcept = 0;
   /// Ends the connection to a rank: its in-flight messages are counted down, their bodies are not
-  /// read any more when this returns.
+  /// read any more when this returns. The other end is told where the network is not full; else it
+  /// has to find out by itself that nothing comes any more.
   virtual void sever(int rank) = 0;
 
   /// Sleeps until progress() may have something to do, wake() was called since the last wait(), or

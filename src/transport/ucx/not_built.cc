@@ -4,12 +4,19 @@
 
 namespace waybill::transport {
 
-Result<std::unique_ptr<UcxWire>> UcxWire::open(int, int) {
+namespace {
+
+Status not_built() {
   return error(StatusCode::kInvalidState,
                "connect",
                "",
                "connect: expected UCX, for ranks on several hosts, got a build without it (its "
                "headers were not found, or WAYBILL_UCX=OFF)");
 }
+
+}  // namespace
+
+Result<std::unique_ptr<UcxWire>> UcxWire::open(int, int) { return not_built(); }
+Result<std::string> ucx_version() { return not_built(); }
 
 }  // namespace waybill::transport

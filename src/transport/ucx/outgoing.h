@@ -64,11 +64,13 @@ class OutgoingPool {
     free_.push_back(message);
   }
 
-  /// Of all that go over this connection, before UCX is done with them.
-  void count_down_all(const Connection* connection) noexcept {
+  /// Counts all down that go over this connection, though UCX is not done with them. They go over
+  /// the other from now on.
+  void give_up(const Connection* connection, Connection* other) noexcept {
     for (const auto& message : all_) {
       if (message->connection == connection) {
         count_down(message.get());
+        message->connection = other;
       }
     }
   }

@@ -10,6 +10,9 @@
 
 namespace waybill::transport {
 
+/// The version of the UCX that this machine has; the error of UcxWire::open() where it has none.
+Result<std::string> ucx_version();
+
 /// Messages between hosts over whatever network UCX finds: TCP, or InfiniBand and RoCE. Settings
 /// of UCX (UCX_TLS, UCX_NET_DEVICES, ...) hold; it is silent unless UCX_LOG_LEVEL is set.
 class UcxWire : public Wire {

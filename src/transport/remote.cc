@@ -184,6 +184,8 @@ void RemoteTransport::posted(const Word& word) {
   }
   if (signals) {
     std::fill(has_header_.begin(), has_header_.end(), 0);
+    // Who finds that all others have come waits for nothing, so drives nothing.
+    (void)pump();
   }
 }
 
@@ -292,9 +294,21 @@ void RemoteTransport::end_drive(bool going_to_sleep) {
   }
 }
 
+void RemoteTransport::hand_over() {
+  if (options_.progress_thread && (!is_sent(0) || !is_sent(1))) {
+    wire_->wake();
+  }
+}
+
 /// One round of messages. Holds the lock.
 bool RemoteTransport::step() {
-  bool moved = wire_->progress();
+  const bool moved = wire_->progress();
+  return pump() || moved;
+}
+
+/// Gives the wire what it takes. Holds the lock.
+bool RemoteTransport::pump() {
+  bool moved = false;
   for (std::size_t half = 0; half < sendings_.size(); ++half) {
     if (is_sent(half)) {
       continue;

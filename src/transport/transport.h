@@ -105,6 +105,8 @@ class Transport {
   virtual void begin_drive() {}
   virtual bool drive() { return false; }
   virtual void end_drive(bool /*going_to_sleep*/) {}
+  /// The program's thread goes its own ways: what it has not sent is left to the other one.
+  virtual void hand_over() {}
   /// True where nobody moves messages while no thread of the program waits.
   virtual bool needs_driver() const noexcept { return false; }
   /// Sleeps until drive() has something to do.

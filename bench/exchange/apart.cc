@@ -24,7 +24,7 @@ int Apart::Places::num_hosts() const {
   return static_cast<int>(std::set<std::string>(hosts.begin(), hosts.end()).size());
 }
 
-bool Apart::Places::one_clock() const {
+bool Apart::Places::one_machine() const {
   return std::count(machines.begin(), machines.end(), machines.front()) ==
          static_cast<std::int64_t>(machines.size());
 }

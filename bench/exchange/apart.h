@@ -12,7 +12,7 @@ enum class Patience : std::uint8_t {
   kAsleep,  ///< leaves its core to ranks that are still at work
 };
 
-/// Ranks that share no memory, of one host or several: they meet through messages.
+/// Ranks that something else than this program has started, on one host or several.
 class Apart {
  public:
   Apart() = default;
@@ -32,10 +32,10 @@ class Apart {
   /// What every rank needs to know of the others, gathered once.
   struct Places {
     std::vector<std::string> hosts;     ///< as Group::connect wants them
-    std::vector<std::string> machines;  ///< those with one clock and the same cores
+    std::vector<std::string> machines;  ///< one clock, cores and memory; it may act for many hosts
 
     int num_hosts() const;
-    bool one_clock() const;
+    bool one_machine() const;
     /// Whether a rank is the first one of its host.
     bool is_first(int rank) const;
     /// A rank's place among those of its machine, and their number.

@@ -36,7 +36,7 @@ SharedBoard::SharedBoard(const Case& sizes,
                          const Effort& effort,
                          std::int64_t arena_bytes,
                          Apart* apart)
-    : apart_(apart) {
+    : apart_(apart), shared_(apart == nullptr || apart->places().one_machine()) {
   file_ = memfd_create("waybill-bench", 0);
   const std::size_t bytes = board_bytes() + static_cast<std::size_t>(arena_bytes);
   if (file_ < 0 || fallocate(file_, 0, 0, static_cast<off_t>(bytes)) != 0) {
@@ -50,7 +50,7 @@ SharedBoard::SharedBoard(const Case& sizes,
   crowded_ = sizes.ranks > board_->cores;
 }
 
-SharedBoard::SharedBoard(const std::string& path) {
+SharedBoard::SharedBoard(const std::string& path, Apart* apart) : apart_(apart) {
   file_ = open(path.c_str(), O_RDWR | O_CLOEXEC);
   const off_t bytes = file_ < 0 ? -1 : lseek(file_, 0, SEEK_END);
   if (bytes <= 0) {
@@ -83,7 +83,7 @@ std::string SharedBoard::path() const {
 }
 
 void SharedBoard::barrier(Patience patience) const {
-  if (apart_ != nullptr) {
+  if (!is_shared()) {
     apart_->barrier(patience);
     return;
   }
@@ -112,7 +112,7 @@ void SharedBoard::barrier(Patience patience) const {
 }
 
 void SharedBoard::share_stamps(int rank) const {
-  if (apart_ == nullptr) {
+  if (is_shared()) {
     return;
   }
   auto& stamps = board_->stamps;
@@ -124,7 +124,7 @@ void SharedBoard::share_stamps(int rank) const {
 }
 
 void SharedBoard::share_go_on() const {
-  if (apart_ == nullptr) {
+  if (is_shared()) {
     barrier(Patience::kAsleep);
     return;
   }
@@ -135,10 +135,10 @@ void SharedBoard::share_go_on() const {
 
 void SharedBoard::fail(const std::string& why) const {
   std::fprintf(stderr, "waybill-bench: %s\n", why.c_str());
+  board_->failed = 1;
   if (apart_ != nullptr) {
     apart_->fail();
   }
-  board_->failed = 1;
   std::_Exit(1);
 }
 

@@ -35,17 +35,17 @@ struct Board {
   alignas(64) std::atomic<std::uint64_t> turn{0};
 };
 
-/// A mapping of the shared memory: the board, then an arena for rows. Ranks that are apart have a
-/// board each, which they keep alike.
+/// A mapping of the shared memory: the board, then an arena for rows. Ranks of several machines
+/// have a board each, which they keep alike through messages.
 class SharedBoard {
  public:
-  /// New memory.
+  /// New memory. `apart`: the other ranks, where this program has not started them.
   SharedBoard(const Case& sizes,
               const Effort& effort,
               std::int64_t arena_bytes,
               Apart* apart = nullptr);
-  /// That of the process that started this one.
-  explicit SharedBoard(const std::string& path);
+  /// That of another process of this machine.
+  explicit SharedBoard(const std::string& path, Apart* apart = nullptr);
   SharedBoard(const SharedBoard&) = delete;
   SharedBoard& operator=(const SharedBoard&) = delete;
   ~SharedBoard();
@@ -56,8 +56,10 @@ class SharedBoard {
   /// Where another process opens it.
   std::string path() const;
 
-  /// Null where all ranks share this memory.
+  /// Null where this program has started all ranks.
   Apart* apart() const noexcept { return apart_; }
+  /// Whether all ranks have this memory.
+  bool is_shared() const noexcept { return shared_; }
   /// Of all ranks. Exits this process when a rank has failed.
   void barrier(Patience patience) const;
   /// Collective: makes every rank's stamps known to all.
@@ -73,7 +75,8 @@ class SharedBoard {
   std::size_t bytes_ = 0;
   Board* board_ = nullptr;
   bool crowded_ = false;
-  Apart* apart_ = nullptr;
+  Apart* const apart_ = nullptr;
+  const bool shared_ = true;
 };
 
 /// Cores this process may run on; a rank that is pinned has one.

@@ -8,6 +8,7 @@
 #include <fstream>
 #include <iostream>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -182,14 +183,32 @@ bool run_case(const SharedBoard& board) {
   return run_forked(board);
 }
 
-/// What identifies the groups of a case, the same on all ranks.
-void make_ids(const SharedBoard& board) {
-  for (Text& id : board->ids) {
-    id.set(UniqueId::create().to_string());
-    if (board.apart() != nullptr) {
-      id.set(board.apart()->all_gather(id.str()).front());
+/// With ids of the groups of a case, the same on all ranks.
+std::unique_ptr<SharedBoard> make_board(const Case& sizes, const Effort& effort, Apart* apart) {
+  const std::int64_t bytes = Workload::arena_bytes(sizes, apart == nullptr);
+  const bool shared = apart == nullptr || apart->places().one_machine();
+  std::unique_ptr<SharedBoard> board;
+  if (apart == nullptr || apart->rank() == 0 || !shared) {
+    board = std::make_unique<SharedBoard>(sizes, effort, bytes, apart);
+    for (Text& id : (*board)->ids) {
+      id.set(UniqueId::create().to_string());
     }
   }
+  if (apart == nullptr) {
+    return board;
+  }
+  if (shared) {
+    const std::string path = apart->all_gather(board ? board->path() : "").front();
+    if (!board) {
+      board = std::make_unique<SharedBoard>(path, apart);
+    }
+    apart->barrier(Patience::kAsleep);  // rank 0 stays until all have it
+    return board;
+  }
+  for (Text& id : (*board)->ids) {
+    id.set(apart->all_gather(id.str()).front());
+  }
+  return board;
 }
 
 json settings_of(const Effort& effort) {
@@ -206,9 +225,8 @@ int run(const Plan& plan, Apart* apart) {
                    {"settings", settings_of(plan.effort)},
                    {"records", json::array()}};
   for (const Case& sizes : plan.cases) {
-    const SharedBoard board(
-        sizes, plan.effort, Workload::arena_bytes(sizes, apart != nullptr), apart);
-    make_ids(board);
+    const auto made = make_board(sizes, plan.effort, apart);
+    const SharedBoard& board = *made;
     if (apart != nullptr) {
       run_process(board, apart->rank());
     } else if (!run_case(board)) {

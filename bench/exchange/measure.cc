@@ -78,7 +78,7 @@ class Rounds {
         workload_(board, rank),
         methods_(make_methods(workload_, groups, split(board->effort.methods.str(), ','))),
         records_(methods_.size()),
-        counter_(counts_link() ? board->effort.device.str() : "") {}
+        counter_(counts_for_host() ? board->effort.device.str() : "") {}
 
   void run() {
     const Effort& effort = board_->effort;
@@ -144,13 +144,16 @@ class Rounds {
     board_.barrier(Patience::kAsleep);
     own.link_bytes = counter_.read() - sent;
     board_.share_stamps(rank_);
+    if (counts_link()) {
+      board_.barrier(Patience::kAsleep);
+    }
     if (rank_ == 0 && samples != nullptr) {
       collect(*samples);
     }
   }
 
   void collect(Samples& samples) const {
-    if (board_.apart() != nullptr && !board_.apart()->places().one_clock()) {
+    if (!board_.is_shared()) {
       collect_durations(samples);
       return;
     }
@@ -186,7 +189,7 @@ class Rounds {
   }
 
   void collect_bytes(Samples& samples) const {
-    if (board_.apart() == nullptr || board_->effort.device.str().empty()) {
+    if (!counts_link()) {
       return;
     }
     std::int64_t bytes = 0;
@@ -196,8 +199,12 @@ class Rounds {
     samples.link_bytes.push_back(static_cast<double>(bytes));
   }
 
-  /// One rank of each host does.
   bool counts_link() const {
+    return board_.apart() != nullptr && !board_->effort.device.str().empty();
+  }
+
+  /// One rank of each host does.
+  bool counts_for_host() const {
     return board_.apart() != nullptr && board_.apart()->places().is_first(rank_);
   }
 

@@ -24,7 +24,7 @@ struct MethodSamples {
 /// The records of a case as JSON: for each method and phase (dispatch, combine, both) the times,
 /// the bytes of the rows that travel, and for every other method the ratio of its time to this
 /// one's in the same round. "lb2" is the plain copy whose stores are the faster ones here; ranks
-/// that are apart have none.
+/// that mpirun has started have none.
 std::string make_records(const Case& sizes,
                          const Workload& workload,
                          std::vector<MethodSamples> methods);

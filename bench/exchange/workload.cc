@@ -34,9 +34,10 @@ Rows::Rows(std::int64_t bytes) {
 
 void Rows::Free::operator()(std::byte* memory) const noexcept { std::free(memory); }
 
-std::int64_t Workload::arena_bytes(const Case& sizes, bool apart) {
+std::int64_t Workload::arena_bytes(const Case& sizes, bool with_copies) {
   const std::int64_t x = align(sizes.bs * sizes.row_bytes());
-  return sizes.ranks * (x + (apart ? 0 : 2) * align(sizes.bs * sizes.topk * sizes.row_bytes()));
+  return sizes.ranks *
+         (x + (with_copies ? 2 : 0) * align(sizes.bs * sizes.topk * sizes.row_bytes()));
 }
 
 Workload::Workload(const SharedBoard& board, int rank)
@@ -76,7 +77,7 @@ Workload::Workload(const SharedBoard& board, int rank)
   weight_bytes_ = (board->effort.weights_mib << 20) / ranks_per_core;
   layer_weights_ = Rows(weight_bytes_);
   for (int r = 0; r < sizes_.ranks; ++r) {
-    if (r == rank || apart != nullptr) {
+    if (r == rank || !board.is_shared()) {
       fill_rows(sizes_, r, const_cast<std::byte*>(x(r, 0)));
     }
   }

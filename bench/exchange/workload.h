@@ -38,8 +38,8 @@ class Workload {
   Workload(const SharedBoard& board, int rank);
 
   /// What the arena of a board must hold: x of all ranks, then two sets of all their expert rows,
-  /// which ranks that are apart do not have.
-  static std::int64_t arena_bytes(const Case& sizes, bool apart = false);
+  /// for the plain copies.
+  static std::int64_t arena_bytes(const Case& sizes, bool with_copies);
 
   const Case& sizes() const noexcept { return sizes_; }
   int rank() const noexcept { return rank_; }

@@ -5,6 +5,7 @@
     waybill demo --redundant 4      # replicas of the hottest experts, chosen by update_expert
     waybill demo --overlap          # setup, the shared expert, teardown
     waybill demo --lose-rank 5      # half way, go on without a rank by elastic_info
+    waybill demo --hosts 2          # the ranks on two hosts, which are network namespaces
 
 Then it shows that the text is the one that a single process writes, that dispatch and combine
 equal the oracle bit for bit, what the exchange costs beside the same one over gloo, who got how
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ from report import Report, Screen, save_heat_map, save_routing  # noqa: E402
 from timing import time_exchanges  # noqa: E402
 
 import waybill  # noqa: E402
+from waybill.namespaces import Host, Network  # noqa: E402
 
 RECORDED_CALLS = 12
 JOIN_SECONDS = 60
@@ -54,6 +57,11 @@ class Mode:
     redundant: int
     overlap: bool
     lost: int | None
+    hosts: int
+
+    def host_of(self, rank: int) -> int:
+        """Ranks lie on the hosts one behind the other."""
+        return rank * self.hosts // self.ranks
 
     @property
     def lost_after(self) -> int:
@@ -76,11 +84,14 @@ def write_text(model: TinyMoE, exchange: WaybillExchange, rank: int, mode: Mode)
         yield advance(model, [text], exchange)[0]
 
 
-def run_rank(rank: int, mode: Mode, folder: str, out: Any) -> None:
+def run_rank(rank: int, mode: Mode, folder: str, out: Any, host: Host | None) -> None:
     """One process: generates its text, sends each byte, then its numbers."""
     ranks = mode.ranks
     torch.set_num_threads(1)
     try:
+        if host is not None:
+            host.enter()
+            os.environ["GLOO_SOCKET_IFNAME"] = host.device
         store = dist.FileStore(os.path.join(folder, "store"), ranks)
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
@@ -179,6 +190,12 @@ def read_options(argv: list[str] | None) -> tuple[argparse.Namespace, Mode]:
         metavar="R",
         help="go on without rank R from half of the bytes on (elastic_info)",
     )
+    parser.add_argument(
+        "--hosts",
+        type=int,
+        default=1,
+        help="spread the ranks over so many hosts (network namespaces of this machine)",
+    )
     arguments = parser.parse_args(argv)
     ranks = experts // arguments.experts_per_rank
     if not 0 <= arguments.redundant <= experts or (ranks == 1 and arguments.redundant):
@@ -188,7 +205,19 @@ def read_options(argv: list[str] | None) -> tuple[argparse.Namespace, Mode]:
             parser.error(f"--lose-rank: expected a rank from 0 to {ranks - 1}, and another one")
         if arguments.overlap or arguments.redundant:
             parser.error("--lose-rank: the set-up family has no elastic_info, and replicas move")
-    mode = Mode(ranks, arguments.bytes, arguments.redundant, arguments.overlap, arguments.lose_rank)
+    if not 1 <= arguments.hosts <= ranks:
+        parser.error(f"--hosts: expected 1 to {ranks}, one rank or more on each")
+    reason = Network.available() if arguments.hosts > 1 else None
+    if reason is not None:
+        parser.error(f"--hosts: {reason}")
+    mode = Mode(
+        ranks,
+        arguments.bytes,
+        arguments.redundant,
+        arguments.overlap,
+        arguments.lose_rank,
+        arguments.hosts,
+    )
     return arguments, mode
 
 
@@ -199,9 +228,16 @@ def main(argv: list[str] | None = None) -> int:
     context = mp.get_context("fork")
     out = context.Queue()
     begin = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder, Screen(ranks, arguments.bytes) as screen:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Screen(ranks, arguments.bytes) as screen,
+        Network(mode.hosts) if mode.hosts > 1 else nullcontext() as network,
+    ):
+        hosts = [network.hosts[mode.host_of(rank)] if network else None for rank in range(ranks)]
         processes = [
-            context.Process(target=run_rank, args=(rank, mode, folder, out), daemon=True)
+            context.Process(
+                target=run_rank, args=(rank, mode, folder, out, hosts[rank]), daemon=True
+            )
             for rank in range(ranks)
         ]
         for process in processes:

@@ -66,6 +66,7 @@ class Report:
     def __init__(self, mode: Any, results: list[Any]) -> None:
         self.ranks = mode.ranks
         self.lost = mode.lost
+        self.hosts = mode.hosts
         self.results = results
         self.console = Console()
         self.failures = 0
@@ -79,7 +80,8 @@ class Report:
         self.console.print(f"  {text}")
 
     def seconds(self, seconds: float) -> None:
-        self.note(f"{self.ranks} processes, {seconds:.1f} s with their start")
+        where = f" on {self.hosts} hosts" if self.hosts > 1 else ""
+        self.note(f"{self.ranks} processes{where}, {seconds:.1f} s with their start")
 
     def text(self, texts: list[bytes], single: list[bytes]) -> None:
         total = sum(map(len, texts))

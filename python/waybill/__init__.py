@@ -1,7 +1,7 @@
 """Waybill: expert-parallel dispatch and combine for mixture-of-experts inference.
 
 The operators have the names, arguments and results of the vendor's; they work on CPUs, between the
-processes of one host:
+processes of one host or of several:
 
     name = waybill.comm_name()  # of the default process group of torch.distributed
     expand_x, _, assist, counts, recv_counts, _, _ = waybill.npu_moe_distribute_dispatch_v2(

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from . import __version__, _library, _nodes, doctor, selftest
+from . import __version__, _library, _nodes, doctor, group_map, selftest
 from .ascend import launch as ascend
 from .bench import command as bench
 from .plan import command as plan
@@ -27,13 +27,19 @@ SELFTEST_SECONDS = 50.0
 
 def info(arguments: argparse.Namespace) -> int:
     """Versions, back ends, SIMD level, memory and the environment's settings."""
+    if arguments.group:
+        return group_map.show()
     machine = _library.machine()
     table = Table("what", "value", title="waybill info")
     table.add_row("waybill", __version__)
     table.add_row("torch", torch.__version__)
     table.add_row("python", platform.python_version())
     table.add_row("back ends", "CPU")
-    table.add_row("transports", "shm (processes of one host), local (threads)")
+    ucx = machine.pop("ucx")
+    missing = machine.pop("ucx_problem")
+    between = f"UCX {ucx} (between hosts)" if ucx else f"no UCX: {missing}"
+    table.add_row("transports", f"shm (processes of one host), local (threads), {between}")
+    table.add_row("host", _library.this_host())
     nodes = _nodes.read()
     for node in nodes:
         table.add_row(f"NUMA node {node.number}", node.describe())
@@ -109,6 +115,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"waybill {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     add = commands.add_parser("info", help="what this installation and this machine have")
+    add.add_argument(
+        "--group",
+        action="store_true",
+        help="who talks with whom how: of the ranks that a launcher started with this command, or "
+        "of the groups that run on this host",
+    )
     add.set_defaults(run=info)
     add = commands.add_parser(
         "selftest", help="every operator on this machine against the oracle, about a minute"

@@ -53,11 +53,12 @@ class Wire {
                     std::atomic<std::int64_t>* in_flight) = 0;
   /// Moves what can be moved without blocking. True when anything happened.
   virtual bool progress() = 0;
-  /// True when nothing waits to be sent.
+  /// True when nothing waits to be sent: who ends now leaves no message behind. While it is false
+  /// progress() is what changes it.
   virtual bool is_idle() const noexcept = 0;
   /// Ends the connection to a rank: its in-flight messages are counted down, their bodies are not
-  /// read any more when this returns. The other end is told where the network is not full; else it
-  /// has to find out by itself that nothing comes any more.
+  /// read any more when this returns. The other end gets on_lost() once it
+  /// has read what was on the way.
   virtual void sever(int rank) = 0;
 
   /// Sleeps until progress() may have something to do, wake() was called since the last wait(), or

@@ -113,6 +113,7 @@ Result<UcxLibrary> load() {
   symbols.find(ucx.worker_set_am_recv_handler, "ucp_worker_set_am_recv_handler");
   symbols.find(ucx.ep_create, "ucp_ep_create");
   symbols.find(ucx.ep_close_nbx, "ucp_ep_close_nbx");
+  symbols.find(ucx.ep_flush_nbx, "ucp_ep_flush_nbx");
   symbols.find(ucx.am_send_nbx, "ucp_am_send_nbx");
   symbols.find(ucx.request_check_status, "ucp_request_check_status");
   symbols.find(ucx.request_free, "ucp_request_free");

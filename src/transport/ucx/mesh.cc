@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <numeric>
 #include <utility>
 
 #include "base/errors.h"
@@ -20,6 +19,8 @@ using Clock = std::chrono::steady_clock;
 using State = Connection::State;
 
 constexpr unsigned kMessageId = 0;
+/// Messages of one connection that UCX has while the network is full. Enough to go on with.
+constexpr int kMostHandedOver = 8;
 /// A wait looks again after this time whether UCX has something to do, in case another thread took
 /// the event that would have ended it.
 constexpr std::chrono::milliseconds kSlice{100};
@@ -69,19 +70,28 @@ UcxMesh::~UcxMesh() {
     return;
   }
   const std::lock_guard<std::mutex> lock(mutex_);
-  std::vector<int> all(connections_.size());
-  std::iota(all.begin(), all.end(), 0);
-  close_all(all);
-  if (on_the_way_ != 0) {
-    // UCX still holds messages and would answer for them while it is taken down: it stays.
-    UcxWorker* const kept = worker_.release();
-    static_cast<void>(kept);
+  for (const auto& each : all_) {
+    if (each->state == State::kOpen) {
+      end(*each);
+    }
+  }
+  // Nothing is moved after this: see Connection.
+  for (const auto& each : all_) {
+    ucp_request_param_t param{};
+    param.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
+    param.flags = UCP_EP_CLOSE_FLAG_FORCE;
+    void* request = ucx_.ep_close_nbx(each->endpoint, &param);
+    if (UCS_PTR_IS_PTR(request)) {
+      ucx_.request_free(request);
+    }
   }
 }
 
-Connection* UcxMesh::open_connection(int rank) {
-  const bool exists = rank >= 0 && static_cast<std::size_t>(rank) < connections_.size();
-  return exists && connection(rank).state == State::kOpen ? &connection(rank) : nullptr;
+Connection* UcxMesh::open_connection(int rank) const noexcept {
+  const auto r = static_cast<std::size_t>(rank);
+  const bool open = rank >= 0 && r < connections_.size() && connections_[r] != nullptr &&
+                    connections_[r]->state == State::kOpen;
+  return open ? connections_[r] : nullptr;
 }
 
 void UcxMesh::send(int to,
@@ -91,7 +101,10 @@ void UcxMesh::send(int to,
   if (worker_->is_of_this_process()) {
     const auto lock = enter();
     if (Connection* open = open_connection(to)) {
-      post(*open, WirePrefix::kMessage, head, body, in_flight);
+      Outgoing* message = make(*open, WirePrefix::kMessage, head);
+      message->body = body;
+      message->in_flight = in_flight;
+      post(*open, message);
       return;
     }
   }
@@ -100,30 +113,40 @@ void UcxMesh::send(int to,
   }
 }
 
-void UcxMesh::post(Connection& to,
-                   WirePrefix::Kind kind,
-                   std::span<const std::byte> head,
-                   std::span<const std::byte> body,
-                   std::atomic<std::int64_t>* in_flight) {
-  const bool copied = in_flight == nullptr && !body.empty();
-  Outgoing* message = pool_.take(copied);
-  message->connection = &to;
-  message->in_flight = in_flight;
+Outgoing* UcxMesh::make(Connection& to, WirePrefix::Kind kind, std::span<const std::byte> head) {
   WirePrefix prefix;
   prefix.to = to.incarnation;
   prefix.from = incarnation_;
-  prefix.sequence = to.sent++;
   prefix.rank = static_cast<std::uint16_t>(rank_);
   prefix.kind = kind;
+  Outgoing* message = pool_.take();
+  message->connection = &to;
+  message->head_bytes = sizeof(prefix) + head.size();
   std::memcpy(message->head.data(), &prefix, sizeof(prefix));
   if (!head.empty()) {
     std::memcpy(message->head.data() + sizeof(prefix), head.data(), head.size());
   }
-  const std::byte* bytes = body.data();
-  if (copied) {
-    std::memcpy(message->copy.get(), body.data(), body.size());
-    bytes = message->copy.get();
+  return message;
+}
+
+void UcxMesh::post(Connection& to, Outgoing* message) {
+  if (to.waiting.empty() && to.handed_over < kMostHandedOver) {
+    hand_over(message);
+    return;
   }
+  if (message->in_flight == nullptr) {
+    pool_.copy_body(message);
+  }
+  to.waiting.push_back(message);
+  ++num_waiting_;
+}
+
+void UcxMesh::hand_over(Outgoing* message) {
+  pool_.copy_body(message);
+  Connection& to = *message->connection;
+  // Only now, so that those which are dropped while they wait leave no gap.
+  const std::uint32_t sequence = to.sent++;
+  std::memcpy(message->head.data() + offsetof(WirePrefix, sequence), &sequence, sizeof(sequence));
   ucp_request_param_t param{};
   param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
                        UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_MEMORY_TYPE;
@@ -131,21 +154,25 @@ void UcxMesh::post(Connection& to,
   param.memory_type = UCS_MEMORY_TYPE_HOST;
   param.cb.send = sent;
   param.user_data = message;
+  if (!to.unflushed) {
+    to.unflushed = true;
+    ++num_unflushed_;
+  }
   void* request = ucx_.am_send_nbx(to.endpoint,
                                    kMessageId,
                                    message->head.data(),
-                                   sizeof(prefix) + head.size(),
-                                   bytes,
-                                   body.size(),
+                                   message->head_bytes,
+                                   message->body.data(),
+                                   message->body.size(),
                                    &param);
   if (UCS_PTR_IS_PTR(request)) {
-    ++to.on_the_way;
-    ++on_the_way_;
+    ++to.handed_over;
+    ++num_handed_over_;
     return;
   }
   pool_.give_back(message);
   if (UCS_PTR_IS_ERR(request)) {
-    to.dead = true;
+    to.broken = true;
     fail(to, in_words(ucx_, UCS_PTR_STATUS(request)));
   }
 }
@@ -156,13 +183,54 @@ void UcxMesh::sent(void* request, ucs_status_t status, void* message) {
   UcxMesh& wire = *to.wire;
   wire.ucx_.request_free(request);
   wire.moved_ = true;
-  --to.on_the_way;
-  --wire.on_the_way_;
+  --to.handed_over;
+  --wire.num_handed_over_;
   wire.pool_.give_back(outgoing);
   if (status != UCS_OK) {
-    to.dead = true;
+    to.broken = true;
     wire.fail(to, in_words(wire.ucx_, status));
   }
+}
+
+/// UCX is done with a message when it has copied it, and may still have to bring it away.
+void UcxMesh::flush() {
+  for (Connection* each : connections_) {
+    if (each != nullptr && each->unflushed && each->state == State::kOpen &&
+        each->handed_over == 0 && each->waiting.empty() && !each->flushing) {
+      ucp_request_param_t param{};
+      param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
+      param.cb.send = flushed;
+      param.user_data = each;
+      void* request = ucx_.ep_flush_nbx(each->endpoint, &param);
+      each->unflushed = false;
+      each->flushing = UCS_PTR_IS_PTR(request);
+      num_unflushed_ -= each->flushing ? 0 : 1;
+    }
+  }
+}
+
+void UcxMesh::flushed(void* request, ucs_status_t, void* connection) {
+  auto& which = *static_cast<Connection*>(connection);
+  which.wire->ucx_.request_free(request);
+  which.wire->moved_ = true;
+  which.flushing = false;
+  --which.wire->num_unflushed_;
+}
+
+/// Not from inside UCX, which might then send it before what waits there.
+bool UcxMesh::hand_over_waiting() {
+  bool any = false;
+  for (Connection* each : connections_) {
+    while (each != nullptr && !each->waiting.empty() && each->state == State::kOpen &&
+           each->handed_over < kMostHandedOver) {
+      Outgoing* message = each->waiting.front();
+      each->waiting.pop_front();
+      --num_waiting_;
+      hand_over(message);
+      any = true;
+    }
+  }
+  return any;
 }
 
 ucs_status_t UcxMesh::came(void* self,
@@ -188,20 +256,17 @@ void UcxMesh::receive(const WirePrefix& prefix,
                       std::span<const std::byte> head,
                       std::span<const std::byte> body) {
   moved_ = true;
-  if (prefix.to != incarnation_ || prefix.rank >= connections_.size()) {
+  Connection* known = open_connection(prefix.rank);
+  if (prefix.to != incarnation_ || known == nullptr || known->incarnation != prefix.from) {
     return;
   }
-  Connection& from = connection(prefix.rank);
-  if (from.state == State::kNone || from.incarnation != prefix.from || from.deaf) {
-    return;
-  }
+  Connection& from = *known;
   if (prefix.kind == WirePrefix::kHello && !from.heard) {
     // Those before came when this side had no connection yet.
     from.heard = true;
     from.received = prefix.sequence;
   }
   if (!from.heard || prefix.sequence != from.received) {
-    from.deaf = true;
     fail(from, "messages out of order");
     return;
   }
@@ -211,10 +276,9 @@ void UcxMesh::receive(const WirePrefix& prefix,
   } else if (prefix.kind == WirePrefix::kHeard) {
     from.confirmed = true;
   } else if (prefix.kind == WirePrefix::kBye) {
-    from.deaf = true;
     fail(from, "the other end closed it");
-  } else if (from.state == State::kOpen) {
-    post(from, WirePrefix::kHeard, {}, {}, nullptr);
+  } else {
+    post(from, make(from, WirePrefix::kHeard, {}));
   }
 }
 
@@ -245,7 +309,15 @@ bool UcxMesh::progress() {
   const std::lock_guard<std::mutex> lock(mutex_);
   moved_ = deliver_kept();
   const bool any = ucx_.worker_progress(worker_->get()) != 0;
-  return (num_failed_ != 0 && look_after_failed()) || any || moved_;
+  const bool handed = num_waiting_ != 0 && hand_over_waiting();
+  const bool told = num_failed_ != 0 && tell_lost();
+  if (any || handed || told || moved_) {
+    return true;
+  }
+  if (num_unflushed_ != 0) {
+    flush();
+  }
+  return moved_;
 }
 
 void UcxMesh::wait(std::chrono::milliseconds most) {

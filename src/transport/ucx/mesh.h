@@ -14,30 +14,32 @@
 
 namespace waybill::transport {
 
-/// The way to one rank. UCX holds its address, so it stays where it is.
+/// The way to one wire of another rank. UCX holds its address, so it stays where it is, as long as
+/// the worker: an endpoint is not closed before. UCX 1.13 would go on with the socket of a closed
+/// one, on which half a message may wait for its rest, and jump through freed memory when that
+/// socket breaks.
 struct Connection {
   enum class State {
-    kNone,  ///< never connected, or over
     kOpen,
-    kFailed,   ///< to be closed
-    kClosing,  ///< closed, but UCX may not be done with all messages
+    kFailed,  ///< on_lost() has to be called
+    kOver,
   };
 
   class UcxMesh* wire = nullptr;
   int rank = -1;
-  State state = State::kNone;
-  ucp_ep_h endpoint = nullptr;
   std::uint64_t incarnation = 0;  ///< of the wire at the other end
+  State state = State::kOpen;
+  ucp_ep_h endpoint = nullptr;
   std::uint32_t sent = 0;
   std::uint32_t received = 0;
   bool heard = false;      ///< a hello came from there
   bool confirmed = false;  ///< our hello came there
-  bool deaf = false;       ///< what still comes is not to be believed
-  bool dead = false;       ///< UCX said that it is broken: nothing goes through
-  std::int64_t on_the_way = 0;
+  bool broken = false;     ///< UCX said so: nothing goes through
   std::string why;
-  void* closing = nullptr;  ///< UCX's request
-  std::chrono::steady_clock::time_point closed_at;
+  bool unflushed = false;  ///< UCX may still keep bytes of messages that it is done with
+  bool flushing = false;
+  int handed_over = 0;              ///< messages that UCX is not done with
+  std::deque<Outgoing*> waiting{};  ///< messages that it has not got yet
 };
 
 /// What open() gives out and connect() takes.
@@ -63,14 +65,10 @@ std::string in_words(const UcxLibrary& ucx, ucs_status_t why);
 class UcxMesh final : public UcxWire {
  public:
   UcxMesh(int rank, int world_size, std::unique_ptr<UcxWorker> worker)
-      : rank_(rank), worker_(std::move(worker)), ucx_(worker_->ucx()) {
-    connections_ = std::vector<Connection>(static_cast<std::size_t>(world_size));
-    for (int r = 0; r < world_size; ++r) {
-      connections_[static_cast<std::size_t>(r)].wire = this;
-      connections_[static_cast<std::size_t>(r)].rank = r;
-    }
-    given_up_.wire = this;
-  }
+      : rank_(rank),
+        worker_(std::move(worker)),
+        ucx_(worker_->ucx()),
+        connections_(static_cast<std::size_t>(world_size)) {}
   ~UcxMesh() override;
 
   Status start();
@@ -82,7 +80,9 @@ class UcxMesh final : public UcxWire {
             std::span<const std::byte> body,
             std::atomic<std::int64_t>* in_flight) override;
   bool progress() override;
-  bool is_idle() const noexcept override { return on_the_way_ == 0; }
+  bool is_idle() const noexcept override {
+    return num_handed_over_ + num_waiting_ + num_unflushed_ == 0;
+  }
   void sever(int rank) override;
   void wait(std::chrono::milliseconds most) override;
   void wake() noexcept override;
@@ -95,36 +95,39 @@ class UcxMesh final : public UcxWire {
                            std::size_t bytes,
                            const ucp_am_recv_param_t* how);
   static void sent(void* request, ucs_status_t status, void* message);
+  static void flushed(void* request, ucs_status_t status, void* connection);
   static void broke(void* connection, ucp_ep_h endpoint, ucs_status_t why);
 
   /// Nothing where this thread is inside already, called back by the listener.
   std::unique_lock<std::mutex> enter() {
     return calling_back_ ? std::unique_lock<std::mutex>() : std::unique_lock<std::mutex>(mutex_);
   }
-  Connection& connection(int rank) { return connections_[static_cast<std::size_t>(rank)]; }
-  Connection* open_connection(int rank);
+  /// Of this rank, nothing where there is none (yet, or any more).
+  Connection* open_connection(int rank) const noexcept;
 
   Status check_addresses(const std::vector<std::string>& addresses) const;
+  Status connect_one(int rank, const std::string& address);
   Status make_endpoint(int rank, const std::string& address);
   Status meet(const std::vector<int>& ranks, const Patience& patience);
 
-  void post(Connection& to,
-            WirePrefix::Kind kind,
-            std::span<const std::byte> head,
-            std::span<const std::byte> body,
-            std::atomic<std::int64_t>* in_flight);
+  Outgoing* make(Connection& to, WirePrefix::Kind kind, std::span<const std::byte> head);
+  void post(Connection& to, Outgoing* message);
   void receive(const WirePrefix& prefix,
                std::span<const std::byte> head,
                std::span<const std::byte> body);
   void deliver(int from, std::span<const std::byte> head, std::span<const std::byte> body);
   bool deliver_kept();
 
+  void hand_over(Outgoing* message);
+  void drop_waiting(Connection& which);
+  /// Gives UCX what it can take. True when that was something.
+  bool hand_over_waiting();
+  void flush();
+
   void fail(Connection& which, std::string why);
-  void close(Connection& which);
-  /// True when UCX is done with it, or will never be.
-  bool is_closed(Connection& which);
-  bool look_after_failed();
-  void close_all(const std::vector<int>& ranks);
+  /// Tells the other end, where that can be.
+  void end(Connection& which);
+  bool tell_lost();
 
   int rank_;
   std::unique_ptr<UcxWorker> worker_;
@@ -134,11 +137,13 @@ class UcxMesh final : public UcxWire {
   Descriptor wake_;
   /// Around all use of UCX: wait() arms the worker while another thread may move messages.
   std::mutex mutex_;
-  std::vector<Connection> connections_;
-  Connection given_up_;  ///< of messages that UCX did not end in time
+  std::vector<Connection*> connections_;  ///< of each rank the last one
+  std::vector<std::unique_ptr<Connection>> all_;
   OutgoingPool pool_;
-  std::int64_t on_the_way_ = 0;
-  int num_failed_ = 0;  ///< connections in kFailed or kClosing
+  std::int64_t num_handed_over_ = 0;
+  std::int64_t num_waiting_ = 0;
+  std::int64_t num_unflushed_ = 0;  ///< connections that are, or are being flushed
+  int num_failed_ = 0;
   bool calling_back_ = false;
   bool keeping_ = false;  ///< messages are kept instead of delivered
   bool moved_ = false;

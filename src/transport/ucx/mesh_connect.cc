@@ -51,22 +51,11 @@ Status UcxMesh::check_addresses(const std::vector<std::string>& addresses) const
 }
 
 Status UcxMesh::make_endpoint(int rank, const std::string& address) {
-  Connection& to = connection(rank);
-  const std::uint64_t incarnation = incarnation_of(address);
-  if (to.incarnation == incarnation) {
-    // UCX would take the old socket, on which half a message may wait for its rest.
-    return error(StatusCode::kInvalidState,
-                 "connect",
-                 "addresses",
-                 "connect: argument addresses: expected a new address of rank " +
-                     std::to_string(rank) + ", whose connection is over, got its old one (rank " +
-                     std::to_string(rank_) + ")",
-                 {rank});
-  }
-  to = Connection();
+  all_.push_back(std::make_unique<Connection>());
+  Connection& to = *all_.back();
   to.wire = this;
   to.rank = rank;
-  to.incarnation = incarnation;
+  to.incarnation = incarnation_of(address);
   ucp_ep_params_t params{};
   params.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
                       UCP_EP_PARAM_FIELD_ERR_HANDLER;
@@ -76,7 +65,7 @@ Status UcxMesh::make_endpoint(int rank, const std::string& address) {
   params.err_handler.arg = &to;
   const ucs_status_t done = ucx_.ep_create(worker_->get(), &params, &to.endpoint);
   if (done != UCS_OK) {
-    to.endpoint = nullptr;
+    all_.pop_back();
     return error(StatusCode::kPeerLost,
                  "connect",
                  "",
@@ -84,7 +73,7 @@ Status UcxMesh::make_endpoint(int rank, const std::string& address) {
                      ucx_.status_string(done) + " (rank " + std::to_string(rank_) + ")",
                  {rank});
   }
-  to.state = State::kOpen;
+  connections_[static_cast<std::size_t>(rank)] = &to;
   return {};
 }
 
@@ -99,29 +88,41 @@ Status UcxMesh::connect(const std::vector<std::string>& addresses, const Patienc
     return status;
   }
   const std::lock_guard<std::mutex> lock(mutex_);
+  keeping_ = true;
   std::vector<int> ranks;
-  std::vector<int> others;
-  for (int r = 0; r < static_cast<int>(addresses.size()); ++r) {
+  Status status;
+  for (int r = 0; r < static_cast<int>(addresses.size()) && status.ok(); ++r) {
     const std::string& address = addresses[static_cast<std::size_t>(r)];
     if (r != rank_ && !address.empty()) {
       ranks.push_back(r);
-      if (connection(r).state != State::kOpen ||
-          connection(r).incarnation != incarnation_of(address)) {
-        others.push_back(r);
-      }
+      status = connect_one(r, address);
     }
-  }
-  keeping_ = true;
-  close_all(others);
-  Status status;
-  for (std::size_t i = 0; i < others.size() && status.ok(); ++i) {
-    status = make_endpoint(others[i], addresses[static_cast<std::size_t>(others[i])]);
   }
   if (status.ok()) {
     status = meet(ranks, patience);
   }
   keeping_ = false;
   return status;
+}
+
+Status UcxMesh::connect_one(int rank, const std::string& address) {
+  Connection* old = connections_[static_cast<std::size_t>(rank)];
+  if (old == nullptr || old->incarnation != incarnation_of(address)) {
+    if (old != nullptr && old->state != State::kOver) {
+      end(*old);
+    }
+    return make_endpoint(rank, address);
+  }
+  if (old->state == State::kOpen) {
+    return {};
+  }
+  return error(StatusCode::kInvalidState,
+               "connect",
+               "addresses",
+               "connect: argument addresses: expected a new address of rank " +
+                   std::to_string(rank) + ", whose connection is over, got its old one (rank " +
+                   std::to_string(rank_) + ")",
+               {rank});
 }
 
 Status UcxMesh::meet(const std::vector<int>& ranks, const Patience& patience) {
@@ -132,14 +133,14 @@ Status UcxMesh::meet(const std::vector<int>& ranks, const Patience& patience) {
     std::string why;
     bool flushed = true;
     for (const int r : ranks) {
-      Connection& to = connection(r);
+      const Connection& to = *connections_[static_cast<std::size_t>(r)];
       if (to.state != State::kOpen) {
         lost.push_back(r);
         why = to.why;
       } else if (!to.heard || !to.confirmed) {
         missing.push_back(r);
       }
-      flushed = flushed && to.on_the_way == 0;
+      flushed = flushed && to.handed_over == 0;
     }
     if (!lost.empty()) {
       std::string message = "connect: " + name_ranks(lost) + " on " +
@@ -162,8 +163,9 @@ Status UcxMesh::meet(const std::vector<int>& ranks, const Patience& patience) {
     if (Clock::now() >= call_at) {
       call_at = Clock::now() + kCallAgain;
       for (const int r : missing) {
-        if (Connection& to = connection(r); !to.confirmed && to.on_the_way == 0) {
-          post(to, WirePrefix::kHello, {}, {}, nullptr);
+        if (Connection& to = *connections_[static_cast<std::size_t>(r)];
+            !to.confirmed && to.handed_over == 0) {
+          post(to, make(to, WirePrefix::kHello, {}));
         }
       }
     }

@@ -4,7 +4,11 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
+#include <span>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "transport/wire.h"
@@ -23,56 +27,55 @@ struct WirePrefix {
 };
 static_assert(sizeof(WirePrefix) == 24 && std::is_trivially_copyable_v<WirePrefix>);
 
-/// A message on its way: what UCX reads until it says that it is done.
+/// A message that has not left: it waits for its turn, or UCX reads `head` and `copy`.
 struct Outgoing {
-  class OutgoingPool* home = nullptr;
-  struct Connection* connection = nullptr;         ///< empty while it is free
-  std::atomic<std::int64_t>* in_flight = nullptr;  ///< counted down by give_back()
+  struct Connection* connection = nullptr;
   std::array<std::byte, sizeof(WirePrefix) + kWireHeadBytes> head;
-  std::unique_ptr<std::byte[]> copy;  ///< kWireBodyBytes, in those that are for copied bodies
+  std::size_t head_bytes = 0;
+  std::span<const std::byte> body;                 ///< in `copy`, or borrowed until it is there
+  std::atomic<std::int64_t>* in_flight = nullptr;  ///< of a borrowed body
+  std::unique_ptr<std::byte[]> copy;               ///< kWireBodyBytes, where there is a body
 };
 
-/// Keeps the messages' memory, so that a wire that is warm allocates nothing.
+/// Keeps the messages' memory, so that a wire that is warm allocates nothing. UCX never reads the
+/// callers' memory: it cannot be told to stop without closing an endpoint, see Connection.
 class OutgoingPool {
  public:
-  Outgoing* take(bool with_copy) {
-    auto& free = with_copy ? free_with_copy_ : free_;
-    if (free.empty()) {
+  Outgoing* take() {
+    if (free_.empty()) {
       all_.push_back(std::make_unique<Outgoing>());
-      all_.back()->home = this;
-      if (with_copy) {
-        all_.back()->copy = std::make_unique_for_overwrite<std::byte[]>(kWireBodyBytes);
-      }
-      // So that give_back() does not allocate.
-      free_.reserve(all_.capacity());
-      free_with_copy_.reserve(kCopiesKept);
+      free_.reserve(all_.capacity());  // so that give_back() does not allocate
       return all_.back().get();
     }
-    Outgoing* message = free.back();
-    free.pop_back();
+    Outgoing* message = free_.back();
+    free_.pop_back();
     return message;
   }
 
-  void give_back(Outgoing* message) noexcept {
+  /// From now on the body lies in the message's own memory.
+  void copy_body(Outgoing* message) {
+    if (message->copy == nullptr && !message->body.empty()) {
+      if (copies_.empty()) {
+        message->copy = std::make_unique_for_overwrite<std::byte[]>(kWireBodyBytes);
+      } else {
+        message->copy = std::move(copies_.back());
+        copies_.pop_back();
+      }
+      std::memcpy(message->copy.get(), message->body.data(), message->body.size());
+      message->body = {message->copy.get(), message->body.size()};
+    }
     count_down(message);
+  }
+
+  void give_back(Outgoing* message) {
+    count_down(message);
+    message->body = {};
     message->connection = nullptr;
-    if (message->copy != nullptr && free_with_copy_.size() < kCopiesKept) {
-      free_with_copy_.push_back(message);
-      return;
+    if (message->copy != nullptr && copies_.size() < kCopiesKept) {
+      copies_.push_back(std::move(message->copy));
     }
     message->copy.reset();
     free_.push_back(message);
-  }
-
-  /// Counts all down that go over this connection, though UCX is not done with them. They go over
-  /// the other from now on.
-  void give_up(const Connection* connection, Connection* other) noexcept {
-    for (const auto& message : all_) {
-      if (message->connection == connection) {
-        count_down(message.get());
-        message->connection = other;
-      }
-    }
   }
 
  private:
@@ -87,7 +90,7 @@ class OutgoingPool {
 
   std::vector<std::unique_ptr<Outgoing>> all_;
   std::vector<Outgoing*> free_;
-  std::vector<Outgoing*> free_with_copy_;
+  std::vector<std::unique_ptr<std::byte[]>> copies_;
 };
 
 }  // namespace waybill::transport

@@ -32,7 +32,11 @@ int num_cores() {
   return sched_getaffinity(0, sizeof(cores), &cores) == 0 ? CPU_COUNT(&cores) : 1;
 }
 
-SharedBoard::SharedBoard(const Case& sizes, const Effort& effort, std::int64_t arena_bytes) {
+SharedBoard::SharedBoard(const Case& sizes,
+                         const Effort& effort,
+                         std::int64_t arena_bytes,
+                         Apart* apart)
+    : apart_(apart), shared_(apart == nullptr || apart->places().one_machine()) {
   file_ = memfd_create("waybill-bench", 0);
   const std::size_t bytes = board_bytes() + static_cast<std::size_t>(arena_bytes);
   if (file_ < 0 || fallocate(file_, 0, 0, static_cast<off_t>(bytes)) != 0) {
@@ -46,7 +50,7 @@ SharedBoard::SharedBoard(const Case& sizes, const Effort& effort, std::int64_t a
   crowded_ = sizes.ranks > board_->cores;
 }
 
-SharedBoard::SharedBoard(const std::string& path) {
+SharedBoard::SharedBoard(const std::string& path, Apart* apart) : apart_(apart) {
   file_ = open(path.c_str(), O_RDWR | O_CLOEXEC);
   const off_t bytes = file_ < 0 ? -1 : lseek(file_, 0, SEEK_END);
   if (bytes <= 0) {
@@ -79,6 +83,10 @@ std::string SharedBoard::path() const {
 }
 
 void SharedBoard::barrier(Patience patience) const {
+  if (!is_shared()) {
+    apart_->barrier(patience);
+    return;
+  }
   Board& board = *board_;
   const std::uint64_t turn = board.turn.load(std::memory_order_acquire);
   if (board.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 ==
@@ -103,9 +111,34 @@ void SharedBoard::barrier(Patience patience) const {
   }
 }
 
+void SharedBoard::share_stamps(int rank) const {
+  if (is_shared()) {
+    return;
+  }
+  auto& stamps = board_->stamps;
+  const auto* own = reinterpret_cast<const char*>(&stamps[static_cast<std::size_t>(rank)]);
+  const auto all = apart_->all_gather(std::string(own, sizeof(Board::Stamps)));
+  for (std::size_t r = 0; r < all.size(); ++r) {
+    std::memcpy(&stamps[r], all[r].data(), sizeof(Board::Stamps));
+  }
+}
+
+void SharedBoard::share_go_on() const {
+  if (is_shared()) {
+    barrier(Patience::kAsleep);
+    return;
+  }
+  const bool own = board_->go_on.load(std::memory_order_relaxed) != 0;
+  const auto all = apart_->all_gather(own ? "1" : "0");
+  board_->go_on.store(all.front() == "1" ? 1 : 0, std::memory_order_relaxed);
+}
+
 void SharedBoard::fail(const std::string& why) const {
   std::fprintf(stderr, "waybill-bench: %s\n", why.c_str());
   board_->failed = 1;
+  if (apart_ != nullptr) {
+    apart_->fail();
+  }
   std::_Exit(1);
 }
 

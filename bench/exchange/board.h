@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 
+#include "exchange/apart.h"
 #include "exchange/plan.h"
 
 namespace waybill::bench {
@@ -23,6 +24,7 @@ struct Board {
   struct alignas(64) Stamps {
     std::int64_t begin_ns = 0;
     std::int64_t end_ns = 0;
+    std::int64_t link_bytes = 0;  ///< that its host has sent in this phase; of one rank a host
   };
   std::array<Stamps, kMaxRanks> stamps;
   std::atomic<int> go_on{1};
@@ -33,19 +35,17 @@ struct Board {
   alignas(64) std::atomic<std::uint64_t> turn{0};
 };
 
-/// How a rank waits at a barrier.
-enum class Patience : std::uint8_t {
-  kAwake,   ///< spins or yields: the next thing is timed
-  kAsleep,  ///< leaves its core to ranks that are still at work
-};
-
-/// A mapping of the shared memory: the board, then an arena for rows.
+/// A mapping of the shared memory: the board, then an arena for rows. Ranks of several machines
+/// have a board each, which they keep alike through messages.
 class SharedBoard {
  public:
-  /// New memory.
-  SharedBoard(const Case& sizes, const Effort& effort, std::int64_t arena_bytes);
-  /// That of the process that started this one.
-  explicit SharedBoard(const std::string& path);
+  /// New memory. `apart`: the other ranks, where this program has not started them.
+  SharedBoard(const Case& sizes,
+              const Effort& effort,
+              std::int64_t arena_bytes,
+              Apart* apart = nullptr);
+  /// That of another process of this machine.
+  explicit SharedBoard(const std::string& path, Apart* apart = nullptr);
   SharedBoard(const SharedBoard&) = delete;
   SharedBoard& operator=(const SharedBoard&) = delete;
   ~SharedBoard();
@@ -56,8 +56,16 @@ class SharedBoard {
   /// Where another process opens it.
   std::string path() const;
 
+  /// Null where this program has started all ranks.
+  Apart* apart() const noexcept { return apart_; }
+  /// Whether all ranks have this memory.
+  bool is_shared() const noexcept { return shared_; }
   /// Of all ranks. Exits this process when a rank has failed.
   void barrier(Patience patience) const;
+  /// Collective: makes every rank's stamps known to all.
+  void share_stamps(int rank) const;
+  /// Collective: makes rank 0's go_on known to all.
+  void share_go_on() const;
   [[noreturn]] void fail(const std::string& why) const;
 
  private:
@@ -67,6 +75,8 @@ class SharedBoard {
   std::size_t bytes_ = 0;
   Board* board_ = nullptr;
   bool crowded_ = false;
+  Apart* const apart_ = nullptr;
+  const bool shared_ = true;
 };
 
 /// Cores this process may run on; a rank that is pinned has one.

@@ -8,12 +8,14 @@
 #include <fstream>
 #include <iostream>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <thread>
 #include <vector>
 
 #include "exchange/measure.h"
+#include "exchange/mpi_ranks.h"
 #include "exchange/records.h"
 
 namespace waybill::bench {
@@ -26,10 +28,17 @@ class ProcessGroups : public Groups {
  public:
   ProcessGroups(const SharedBoard& board, int rank) : board_(board), rank_(rank) {}
 
-  Group& get(int index, const GroupOptions& options) override {
+  Group& get(int index, const GroupOptions& given) override {
     const auto found = groups_.find(index);
     if (found != groups_.end()) {
       return found->second;
+    }
+    GroupOptions options = given;
+    if (Apart* apart = board_.apart(); apart != nullptr) {
+      options.hosts = apart->places().hosts;
+      options.all_gather = [apart](const std::string& own) {
+        return Result<std::vector<std::string>>(apart->all_gather(own));
+      };
     }
     const auto id = UniqueId::from_string(board_->ids[static_cast<std::size_t>(index)].str());
     auto group = id.ok() ? Group::connect(id.value(), rank_, board_->sizes.ranks, options)
@@ -174,6 +183,34 @@ bool run_case(const SharedBoard& board) {
   return run_forked(board);
 }
 
+/// With ids of the groups of a case, the same on all ranks.
+std::unique_ptr<SharedBoard> make_board(const Case& sizes, const Effort& effort, Apart* apart) {
+  const std::int64_t bytes = Workload::arena_bytes(sizes, apart == nullptr);
+  const bool shared = apart == nullptr || apart->places().one_machine();
+  std::unique_ptr<SharedBoard> board;
+  if (apart == nullptr || apart->rank() == 0 || !shared) {
+    board = std::make_unique<SharedBoard>(sizes, effort, bytes, apart);
+    for (Text& id : (*board)->ids) {
+      id.set(UniqueId::create().to_string());
+    }
+  }
+  if (apart == nullptr) {
+    return board;
+  }
+  if (shared) {
+    const std::string path = apart->all_gather(board ? board->path() : "").front();
+    if (!board) {
+      board = std::make_unique<SharedBoard>(path, apart);
+    }
+    apart->barrier(Patience::kAsleep);  // rank 0 stays until all have it
+    return board;
+  }
+  for (Text& id : (*board)->ids) {
+    id.set(apart->all_gather(id.str()).front());
+  }
+  return board;
+}
+
 json settings_of(const Effort& effort) {
   return {{"warm_up", effort.warm_up},
           {"seconds", effort.seconds},
@@ -182,21 +219,25 @@ json settings_of(const Effort& effort) {
           {"launch", effort.as_threads ? "threads" : "processes"}};
 }
 
-int run(const Plan& plan) {
+/// `apart`: the other ranks, where this process is one of those that mpirun has started.
+int run(const Plan& plan, Apart* apart) {
   json document = {{"machine", describe_machine()},
                    {"settings", settings_of(plan.effort)},
                    {"records", json::array()}};
   for (const Case& sizes : plan.cases) {
-    const SharedBoard board(sizes, plan.effort, Workload::arena_bytes(sizes));
-    for (Text& id : board->ids) {
-      id.set(UniqueId::create().to_string());
-    }
-    if (!run_case(board)) {
+    const auto made = make_board(sizes, plan.effort, apart);
+    const SharedBoard& board = *made;
+    if (apart != nullptr) {
+      run_process(board, apart->rank());
+    } else if (!run_case(board)) {
       return 1;
     }
+    if (apart != nullptr && apart->rank() != 0) {
+      continue;
+    }
     const json records = json::parse(board->report.data());
-    std::cout << "R=" << sizes.ranks << " BS=" << sizes.bs << " H=" << sizes.hidden
-              << " K=" << sizes.topk << " experts=" << sizes.experts()
+    std::cout << "R=" << sizes.ranks << " hosts=" << sizes.hosts << " BS=" << sizes.bs
+              << " H=" << sizes.hidden << " K=" << sizes.topk << " experts=" << sizes.experts()
               << " threads=" << sizes.threads << " quant=" << sizes.quant << " "
               << name_of(sizes.dtype) << " " << sizes.routing.str() << ", " << records[0]["rounds"]
               << " rounds\n"
@@ -211,6 +252,28 @@ int run(const Plan& plan) {
   return 0;
 }
 
+#ifdef WAYBILL_BENCH_MPI
+int run_apart(Plan plan) {
+  const auto apart = make_mpi_ranks();
+  if (apart->ranks() > kMaxRanks) {
+    std::cerr << "waybill-bench: expected at most " << kMaxRanks << " ranks\n";
+    return 1;
+  }
+  // --ranks sweeps what mpirun has decided.
+  std::vector<Case> cases;
+  for (Case sizes : plan.cases) {
+    if (sizes.ranks != plan.cases.front().ranks) {
+      continue;
+    }
+    sizes.ranks = apart->ranks();
+    sizes.hosts = apart->places().num_hosts();
+    cases.push_back(sizes);
+  }
+  plan.cases = cases;
+  return run(plan, apart.get());
+}
+#endif
+
 }  // namespace
 }  // namespace waybill::bench
 
@@ -220,6 +283,9 @@ int main(int argc, char** argv) {
   if (!plan.board.empty()) {
     return waybill::bench::run_mpi_rank(plan.board);
   }
+  if (waybill::bench::is_under_mpi()) {
+    return waybill::bench::run_apart(plan);
+  }
 #endif
-  return waybill::bench::run(plan);
+  return waybill::bench::run(plan, nullptr);
 }

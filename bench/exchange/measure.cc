@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <ctime>
+#include <fstream>
 #include <functional>
 #include <numeric>
 #include <random>
@@ -21,6 +22,30 @@ std::int64_t now_ns() {
   clock_gettime(CLOCK_MONOTONIC, &now);  // the same clock in all processes
   return std::int64_t{1'000'000'000} * now.tv_sec + now.tv_nsec;
 }
+
+/// What a network device of this host has sent.
+class Counter {
+ public:
+  explicit Counter(const std::string& device)
+      : path_(device.empty() ? "" : "/sys/class/net/" + device + "/statistics/tx_bytes") {
+    if (counts() && !std::ifstream(path_)) {
+      throw std::runtime_error("--device: cannot read " + path_);
+    }
+  }
+
+  bool counts() const { return !path_.empty(); }
+
+  std::int64_t read() const {
+    std::int64_t bytes = 0;
+    if (counts()) {
+      std::ifstream(path_) >> bytes;
+    }
+    return bytes;
+  }
+
+ private:
+  const std::string path_;
+};
 
 /// A core for each rank, or an equal share of the cores; with more ranks than cores they take
 /// turns.
@@ -52,7 +77,8 @@ class Rounds {
         rank_(rank),
         workload_(board, rank),
         methods_(make_methods(workload_, groups, split(board->effort.methods.str(), ','))),
-        records_(methods_.size()) {}
+        records_(methods_.size()),
+        counter_(counts_for_host() ? board->effort.device.str() : "") {}
 
   void run() {
     const Effort& effort = board_->effort;
@@ -66,7 +92,7 @@ class Rounds {
           (now_ns() > end || i + 1 >= effort.most_rounds)) {
         board_->go_on.store(0, std::memory_order_release);
       }
-      board_.barrier(Patience::kAsleep);
+      board_.share_go_on();
     }
     if (rank_ == 0) {
       leave_report();
@@ -108,6 +134,7 @@ class Rounds {
   void time(const Method& method, Step step, Samples* samples) {
     Board::Stamps& own = board_->stamps[static_cast<std::size_t>(rank_)];
     board_.barrier(Patience::kAsleep);
+    const std::int64_t sent = counter_.read();
     board_.barrier(Patience::kAwake);
     own.begin_ns = method.takes_part() ? now_ns() : 0;
     if (method.takes_part()) {
@@ -115,12 +142,21 @@ class Rounds {
     }
     own.end_ns = method.takes_part() ? now_ns() : 0;
     board_.barrier(Patience::kAsleep);
+    own.link_bytes = counter_.read() - sent;
+    board_.share_stamps(rank_);
+    if (counts_link()) {
+      board_.barrier(Patience::kAsleep);
+    }
     if (rank_ == 0 && samples != nullptr) {
       collect(*samples);
     }
   }
 
   void collect(Samples& samples) const {
+    if (!board_.is_shared()) {
+      collect_durations(samples);
+      return;
+    }
     std::int64_t begin = INT64_MAX;
     std::int64_t end = 0;
     int slowest = 0;
@@ -137,6 +173,39 @@ class Rounds {
     }
     samples.us.push_back(static_cast<double>(end - begin) / 1000);
     samples.slowest.push_back(slowest);
+    collect_bytes(samples);
+  }
+
+  /// Without a clock for all: the rank that took longest. They begin together, behind a barrier.
+  void collect_durations(Samples& samples) const {
+    const auto begin = board_->stamps.begin();
+    const auto slowest =
+        std::max_element(begin, begin + board_->sizes.ranks, [](const auto& a, const auto& b) {
+          return a.end_ns - a.begin_ns < b.end_ns - b.begin_ns;
+        });
+    samples.us.push_back(static_cast<double>(slowest->end_ns - slowest->begin_ns) / 1000);
+    samples.slowest.push_back(static_cast<int>(slowest - begin));
+    collect_bytes(samples);
+  }
+
+  void collect_bytes(Samples& samples) const {
+    if (!counts_link()) {
+      return;
+    }
+    std::int64_t bytes = 0;
+    for (int r = 0; r < board_->sizes.ranks; ++r) {
+      bytes += board_->stamps[static_cast<std::size_t>(r)].link_bytes;
+    }
+    samples.link_bytes.push_back(static_cast<double>(bytes));
+  }
+
+  bool counts_link() const {
+    return board_.apart() != nullptr && !board_->effort.device.str().empty();
+  }
+
+  /// One rank of each host does.
+  bool counts_for_host() const {
+    return board_.apart() != nullptr && board_.apart()->places().is_first(rank_);
   }
 
   void leave_report() {
@@ -155,14 +224,16 @@ class Rounds {
   const Workload workload_;
   const std::vector<std::unique_ptr<Method>> methods_;
   std::vector<MethodSamples> records_;
+  const Counter counter_;
 };
 
 }  // namespace
 
 void measure(const SharedBoard& board, int rank, Groups& groups) {
   const std::string methods = board->effort.methods.str();
-  pin(rank,
-      board->sizes.ranks,
+  const Apart* apart = board.apart();
+  pin(apart == nullptr ? rank : apart->places().place(rank),
+      apart == nullptr ? board->sizes.ranks : apart->places().neighbours(rank),
       board->sizes.threads > 1 || methods.find("threads") != std::string::npos);
   try {
     Rounds(board, rank, groups).run();

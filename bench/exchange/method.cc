@@ -29,8 +29,10 @@ std::vector<std::unique_ptr<Method>> make_methods(const Workload& workload,
                                                   Groups& groups,
                                                   const std::vector<std::string>& names) {
   std::vector<std::unique_ptr<Method>> methods;
-  methods.push_back(make_copy(workload, numerics::StoreKind::kOrdinary));
-  methods.push_back(make_copy(workload, numerics::StoreKind::kStreaming));
+  if (workload.board().apart() == nullptr) {
+    methods.push_back(make_copy(workload, numerics::StoreKind::kOrdinary));
+    methods.push_back(make_copy(workload, numerics::StoreKind::kStreaming));
+  }
   for (const std::string& name : names) {
     if (name == kYield) {
       methods.push_back(make_yield(workload));

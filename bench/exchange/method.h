@@ -47,7 +47,8 @@ class Groups {
   virtual Group& get(int index, const GroupOptions& options) = 0;
 };
 
-/// The methods that `names` asks for, after the plain copies, which are always there.
+/// The methods that `names` asks for, after the plain copies, which only
+/// ranks have that this program has started.
 std::vector<std::unique_ptr<Method>> make_methods(const Workload& workload,
                                                   Groups& groups,
                                                   const std::vector<std::string>& names);

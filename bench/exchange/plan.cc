@@ -72,14 +72,17 @@ Plan read_plan(int argc, char** argv) {
   CLI::App app{
       "Dispatch and combine beside a plain copy of the same bytes and, where it is found, OpenMPI: "
       "in turns, in the same processes, on the same routing. Options that take several values, "
-      "separated by commas, make a sweep."};
+      "separated by commas, make a sweep. Started by mpirun, on one host or several, the processes "
+      "are the ranks, and there is no plain copy."};
   Sweeps sweeps;
   Plan plan;
   std::string methods = "waybill,private,int8,pair,mpi";
-  std::string routing;
+  std::string device;
   const std::map<std::string, DType> dtypes = {
       {"bfloat16", DType::kBFloat16}, {"float16", DType::kFloat16}, {"float32", DType::kFloat32}};
-  app.add_option("--ranks", sweeps.ranks)->delimiter(',')->check(CLI::Range(1, kMaxRanks));
+  app.add_option("--ranks", sweeps.ranks, "where mpirun has not started them")
+      ->delimiter(',')
+      ->check(CLI::Range(1, kMaxRanks));
   app.add_option("--bs", sweeps.bs, "tokens of a rank")->delimiter(',')->check(CLI::PositiveNumber);
   app.add_option("--hidden", sweeps.hidden)->delimiter(',')->check(CLI::PositiveNumber);
   app.add_option("--topk", sweeps.topk)->delimiter(',')->check(CLI::PositiveNumber);
@@ -106,6 +109,9 @@ Plan read_plan(int argc, char** argv) {
                  "MiB that each core reads before every timed phase, as layers and experts read "
                  "their weights: what lay in the caches is gone, whatever was measured before");
   app.add_flag("--as-threads", plan.effort.as_threads, "ranks are threads of one process");
+  app.add_option("--device",
+                 device,
+                 "started by mpirun: also count what this network device of each host sends");
   app.add_option("--json", plan.json, "also write the numbers to this file");
   app.add_option("--board", plan.board)->group("");
   try {
@@ -114,6 +120,7 @@ Plan read_plan(int argc, char** argv) {
     std::exit(app.exit(error));
   }
   plan.effort.methods.set(methods);
+  plan.effort.device.set(device);
   plan.effort.least_rounds = std::min(plan.effort.least_rounds, plan.effort.most_rounds);
   plan.cases = cases_of(sweeps);
   return plan;

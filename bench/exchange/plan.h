@@ -24,6 +24,7 @@ struct Text {
 /// One line of the table. Plain data: it travels in shared memory. Letters as in ops.md.
 struct Case {
   int ranks = 2;
+  int hosts = 1;
   std::int64_t bs = 128;
   std::int64_t hidden = 7168;
   std::int64_t topk = 8;
@@ -46,6 +47,7 @@ struct Effort {
   std::int64_t weights_mib = 0;
   bool as_threads = false;
   Text methods;  ///< comma-separated
+  Text device;   ///< whose bytes are counted, or empty
 };
 
 /// What the command line asks for.

@@ -53,6 +53,9 @@ Samples sum(const Samples& a, const Samples& b) {
   for (std::size_t i = 0; i < both.us.size() && i < b.us.size(); ++i) {
     both.us[i] += b.us[i];
   }
+  for (std::size_t i = 0; i < both.link_bytes.size() && i < b.link_bytes.size(); ++i) {
+    both.link_bytes[i] += b.link_bytes[i];
+  }
   return both;
 }
 
@@ -79,6 +82,7 @@ Phases limit_of(const std::map<std::string, Phases>& all) {
 
 json describe(const Case& sizes) {
   return {{"ranks", sizes.ranks},
+          {"hosts", sizes.hosts},
           {"bs", sizes.bs},
           {"hidden", sizes.hidden},
           {"topk", sizes.topk},
@@ -121,7 +125,9 @@ std::string make_records(const Case& sizes,
   for (const MethodSamples& method : methods) {
     all[method.method] = phases_of(method);
   }
-  all[kLimit] = limit_of(all);
+  if (all.count(kCopy) != 0) {
+    all[kLimit] = limit_of(all);
+  }
   json records = json::array();
   for (const auto& [name, phases] : all) {
     for (const auto& [phase, samples] : phases) {
@@ -141,6 +147,9 @@ std::string make_records(const Case& sizes,
                       {"min", rounded(quantile(samples.us, 0))}};
       record["slowest_rank"] = most_frequent(samples.slowest);
       record["bytes"] = bytes;
+      if (!samples.link_bytes.empty()) {
+        record["link_bytes"] = quantile(samples.link_bytes, 0.5);
+      }
       record["gb_per_s"] = rounded(static_cast<double>(bytes) / 1000 / std::max(median, 1e-3));
       record["ratio"] = json::object();
       for (const auto& [other, other_phases] : all) {
@@ -182,8 +191,9 @@ std::string make_table(const json& records) {
   table << std::left << std::setw(16) << "method" << std::setw(10) << "phase" << std::right
         << std::setw(11) << "median us" << std::setw(11) << "p90" << std::setw(11) << "p99"
         << std::setw(9) << "GB/s" << std::setw(22) << "times lb2" << std::setw(22)
-        << "mpi is slower"
-        << "\n";
+        << "mpi is slower";
+  const bool counted = !records.empty() && records[0].contains("link_bytes");
+  table << (counted ? "  MB on links" : "") << "\n";
   for (const json& record : records) {
     const std::string name = record["method"];
     table << std::left << std::setw(16) << name << std::setw(10)
@@ -202,7 +212,11 @@ std::string make_table(const json& records) {
     } else {
       table << std::setw(22) << "";
     }
-    table << std::setw(22) << (ratio.contains("mpi") ? with_spread(ratio["mpi"]) : "") << "\n";
+    table << std::setw(22) << (ratio.contains("mpi") ? with_spread(ratio["mpi"]) : "");
+    if (record.contains("link_bytes")) {
+      table << std::setw(13) << format(record["link_bytes"].get<double>() / 1e6, 3);
+    }
+    table << "\n";
   }
   return table.str();
 }

@@ -11,7 +11,8 @@ namespace waybill::bench {
 /// One phase of one method, a number a round.
 struct Samples {
   std::vector<double> us;
-  std::vector<int> slowest;  ///< rank
+  std::vector<int> slowest;        ///< rank
+  std::vector<double> link_bytes;  ///< that all hosts sent; empty: not counted
 };
 
 struct MethodSamples {
@@ -22,7 +23,8 @@ struct MethodSamples {
 
 /// The records of a case as JSON: for each method and phase (dispatch, combine, both) the times,
 /// the bytes of the rows that travel, and for every other method the ratio of its time to this
-/// one's in the same round. "lb2" is the plain copy whose stores are the faster ones here.
+/// one's in the same round. "lb2" is the plain copy whose stores are the faster ones here; ranks
+/// that mpirun has started have none.
 std::string make_records(const Case& sizes,
                          const Workload& workload,
                          std::vector<MethodSamples> methods);

@@ -34,9 +34,10 @@ Rows::Rows(std::int64_t bytes) {
 
 void Rows::Free::operator()(std::byte* memory) const noexcept { std::free(memory); }
 
-std::int64_t Workload::arena_bytes(const Case& sizes) {
+std::int64_t Workload::arena_bytes(const Case& sizes, bool with_copies) {
   const std::int64_t x = align(sizes.bs * sizes.row_bytes());
-  return sizes.ranks * (x + 2 * align(sizes.bs * sizes.topk * sizes.row_bytes()));
+  return sizes.ranks *
+         (x + (with_copies ? 2 : 0) * align(sizes.bs * sizes.topk * sizes.row_bytes()));
 }
 
 Workload::Workload(const SharedBoard& board, int rank)
@@ -70,10 +71,16 @@ Workload::Workload(const SharedBoard& board, int rank)
       ++flat;
     }
   }
-  const std::int64_t ranks_per_core = std::max(sizes_.ranks / board->cores, 1);
+  const Apart* apart = board.apart();
+  const int together = apart == nullptr ? sizes_.ranks : apart->places().neighbours(rank);
+  const std::int64_t ranks_per_core = std::max(together / board->cores, 1);
   weight_bytes_ = (board->effort.weights_mib << 20) / ranks_per_core;
   layer_weights_ = Rows(weight_bytes_);
-  fill_rows(sizes_, rank, const_cast<std::byte*>(x(rank, 0)));
+  for (int r = 0; r < sizes_.ranks; ++r) {
+    if (r == rank || !board.is_shared()) {
+      fill_rows(sizes_, r, const_cast<std::byte*>(x(r, 0)));
+    }
+  }
 }
 
 const std::byte* Workload::x(int rank, std::int64_t token) const noexcept {

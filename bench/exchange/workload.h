@@ -37,8 +37,9 @@ class Workload {
  public:
   Workload(const SharedBoard& board, int rank);
 
-  /// What the arena of a board must hold: x of all ranks, then two sets of all their expert rows.
-  static std::int64_t arena_bytes(const Case& sizes);
+  /// What the arena of a board must hold: x of all ranks, then two sets of all their expert rows,
+  /// for the plain copies.
+  static std::int64_t arena_bytes(const Case& sizes, bool with_copies);
 
   const Case& sizes() const noexcept { return sizes_; }
   int rank() const noexcept { return rank_; }

@@ -47,6 +47,7 @@ Call::~Call() {
   close();
   if (begun_) {
     count_time_until(session_.enter(Phase::kIdle, contract::Operator::kNone));
+    session_.transport().hand_over();
   }
   if (occupies_) {
     session_.busy.store(false, std::memory_order_release);

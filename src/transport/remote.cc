@@ -185,6 +185,8 @@ void RemoteTransport::posted(const Word& word) {
   }
   if (signals) {
     std::fill(has_header_.begin(), has_header_.end(), 0);
+    // Who finds that all others have come waits for nothing, so drives nothing.
+    (void)pump();
   }
   if (needs_driver()) {
     step();  // the program may make no other call for long
@@ -308,9 +310,24 @@ void RemoteTransport::end_drive(bool going_to_sleep) {
   }
 }
 
+void RemoteTransport::hand_over() {
+  if (options_.progress_thread && (!is_sent(0) || !is_sent(1))) {
+    wire_->wake();
+  }
+}
+
 /// One round of messages. Holds the lock.
 bool RemoteTransport::step() {
-  bool moved = wire_->progress();
+  const bool moved = wire_->progress();
+  if (options_.progress_thread && Clock::now() >= next_beat_) {
+    beat();  // also while the program's thread drives
+  }
+  return pump() || moved;
+}
+
+/// Gives the wire what it takes. Holds the lock.
+bool RemoteTransport::pump() {
+  bool moved = false;
   for (std::size_t half = 0; half < sendings_.size(); ++half) {
     if (is_sent(half)) {
       continue;
@@ -321,9 +338,6 @@ bool RemoteTransport::step() {
         open_[half].fetch_sub(sending->has_ended() ? 1 : 0, std::memory_order_release);
       }
     }
-  }
-  if (options_.progress_thread && Clock::now() >= next_beat_) {
-    beat();  // also while the program's thread drives
   }
   return moved;
 }

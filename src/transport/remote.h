@@ -79,6 +79,7 @@ class RemoteTransport final : public Transport, private WireListener {
   bool drive() override;
   void end_drive(bool going_to_sleep) override;
   bool is_idle() override;
+  void hand_over() override;
   bool needs_driver() const noexcept override { return !options_.progress_thread; }
   void sleep(std::chrono::milliseconds most) override { wire_->wait(most); }
   std::string news_of(const std::vector<int>& ranks) const override;
@@ -103,6 +104,7 @@ class RemoteTransport final : public Transport, private WireListener {
   Remote& remote(int rank) noexcept { return *remotes_[static_cast<std::size_t>(rank)]; }
   std::unique_lock<std::mutex> lock();
   bool step();
+  bool pump();
   void tell(int rank, const MessageHead& head, std::span<const std::byte> body = {});
   void tell_of(int rank, const window::Word& word, const window::CallHeader* header);
   void store_word(int from, std::int64_t at, window::Stamp value);

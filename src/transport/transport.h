@@ -107,6 +107,8 @@ class Transport {
   virtual void begin_drive() {}
   virtual bool drive() { return false; }
   virtual void end_drive(bool /*going_to_sleep*/) {}
+  /// The program's thread goes its own ways: what it has not sent is left to the other one.
+  virtual void hand_over() {}
   /// True where nobody moves messages while no thread of the program waits.
   virtual bool needs_driver() const noexcept { return false; }
   /// True when all that was posted and sent has left this process.

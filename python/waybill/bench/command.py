@@ -13,8 +13,10 @@ from typing import Any
 
 from rich.console import Console
 
-from . import machine, overhead, tables
-from .measure import WARM_UP, Effort, measure
+from ..namespaces import Network, NetworkError
+from . import hosts, machine, overhead, tables
+from .limits import Limit, measure_limits
+from .measure import WARM_UP, Effort, Measured, measure
 from .methods import NAMES
 from .ranks import RankFailed, is_pinned
 from .settings import DTYPES, Case, numbers, sweep, words
@@ -32,7 +34,12 @@ SWEPT: dict[
     "--threads": ("threads", numbers, "1", "cores that a rank may use"),
     "--routing": ("routing", words, "uniform", "uniform, zipf:1.2 or recorded:FILE"),
     "--dtype": ("dtype", words, "bfloat16", " or ".join(DTYPES)),
+    "--hosts": ("hosts", numbers, "1", "network namespaces of this machine, which share the ranks"),
 }
+HOSTS_METHODS = ("operators", "gloo")
+"""Over several hosts, where nothing else is asked for."""
+MPI_CASE_SECONDS = 8.0
+RATES = {"G": 1e9, "M": 1e6, "K": 1e3}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--case-seconds", type=float, default=math.inf, help="fewer rounds where they take longer"
     )
-    parser.add_argument("--methods", default=",".join(NAMES), help=f"of {','.join(NAMES)}")
+    parser.add_argument(
+        "--methods",
+        help=f"of {','.join(NAMES)} (all of them; with several hosts {','.join(HOSTS_METHODS)})",
+    )
     parser.add_argument(
         "--overhead",
         choices=("no", "also", "only"),
@@ -52,6 +62,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const="only",
         default="no",
         help="measure what PyTorch adds to a call",
+    )
+    over = parser.add_argument_group(
+        "several hosts",
+        "Each host is a network namespace; ranks of different ones talk through veth links, over "
+        "UCX. Measured beside the times: the bytes on the links, what the links carry at most "
+        "(iperf3, ucx_perftest), how much of a transfer setup and teardown hide, and the C++ "
+        "library beside OpenMPI. On real hosts: mpirun ... waybill-bench --device DEVICE.",
+    )
+    over.add_argument(
+        "--ranks-per-host", metavar="LIST", help="ranks of each host, in place of --ranks"
+    )
+    over.add_argument(
+        "--rate", metavar="BITS", help="limit of each link each way, bits per second: 1G, 10G, 500M"
+    )
+    over.add_argument(
+        "--program",
+        metavar="PATH",
+        help="waybill-bench (that in PATH): compares with OpenMPI, where mpirun is installed",
+    )
+    over.add_argument(
+        "--plan-json",
+        metavar="FILE",
+        help="write what `waybill plan --check` reads; with several cases each to a file",
     )
     parser.add_argument("--details", action="store_true", help="percentiles too")
     parser.add_argument("--json", metavar="FILE", help="write the numbers to this file")
@@ -70,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.plot_from:
             return plot_files(arguments.plot_from, arguments.plot, console)
         document = run_sweep(arguments, console)
-    except (ValueError, RankFailed, OSError) as error:
+    except (ValueError, RankFailed, OSError, NetworkError) as error:
         print(f"waybill bench: {error}", file=sys.stderr)
         return 1
     if arguments.json:
@@ -82,16 +115,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def run_sweep(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Measures what the options say, shows it, and returns what goes to a file."""
-    cases = list(
-        sweep({name: read(getattr(arguments, name)) for name, read, _, _ in SWEPT.values()})
-    )
-    methods = tuple(words(arguments.methods))
+    cases = cases_of(arguments)
+    several = any(case.hosts > 1 for case in cases)
+    methods = tuple(words(arguments.methods or ",".join(HOSTS_METHODS if several else NAMES)))
     if unknown := set(methods) - set(NAMES):
         raise ValueError(f"methods: expected some of {', '.join(NAMES)}, got {unknown}")
     if arguments.rounds < 1 or arguments.warm_up < 1:
         raise ValueError("rounds, warm-up: expected 1 or more")
     document: dict[str, Any] = {
-        "machine": machine.describe(),
+        "machine": {},
         "settings": {
             "rounds": arguments.rounds,
             "warm_up": arguments.warm_up,
@@ -101,26 +133,98 @@ def run_sweep(arguments: argparse.Namespace, console: Console) -> dict[str, Any]
         "records": [],
     }
     if arguments.overhead != "only":
-        document["records"] = _measure_all(cases, methods, arguments, console)
+        reports: list[dict[str, Any]] = []
+        document["records"] = _measure_all(cases, methods, arguments, console, reports)
         _show(document["records"], arguments.details, console)
+        if reports:
+            document["hosts"] = reports
+        for found in reports:
+            for grid in hosts.tables(found):
+                console.print(grid.rich())
     if arguments.overhead != "no":
         document["overhead"] = [
             asdict(entry) for ranks in OVERHEAD_RANKS for entry in overhead.measure(ranks)
         ]
         console.print(tables.overhead(document["overhead"]).rich())
+    # It asks for UCX, which ranks that are forked afterwards could not use.
+    document["machine"] = machine.describe()
     return document
 
 
+def cases_of(arguments: argparse.Namespace) -> list[Case]:
+    """Every combination; --ranks-per-host counts ranks by the number of hosts."""
+    options = {name: read(getattr(arguments, name)) for name, read, _, _ in SWEPT.values()}
+    if arguments.ranks_per_host is None:
+        return list(sweep(options))
+    counts = numbers(arguments.ranks_per_host)
+    found: list[Case] = []
+    for num_hosts in options.pop("hosts"):
+        ranks = [count * num_hosts for count in counts]
+        found += sweep({**options, "ranks": ranks, "hosts": [num_hosts]})
+    return found
+
+
+def bits_per_second(text: str) -> float:
+    """ "10G" """
+    unit = RATES.get(text[-1:].upper())
+    try:
+        rate = float(text[:-1]) * unit if unit else float(text)
+    except ValueError:
+        rate = 0.0
+    if not rate > 0:
+        raise ValueError(f"--rate: expected bits per second such as 1G, got {text!r}")
+    return rate
+
+
 def _measure_all(
-    cases: Sequence[Case], methods: tuple[str, ...], arguments: argparse.Namespace, console: Console
+    cases: Sequence[Case],
+    methods: tuple[str, ...],
+    arguments: argparse.Namespace,
+    console: Console,
+    reports: list[dict[str, Any]],
 ) -> list[dict[str, Any]]:
+    """The records; what is known of cases over several hosts is added to `reports`."""
     records: list[dict[str, Any]] = []
     effort = Effort(arguments.rounds, arguments.warm_up, arguments.case_seconds)
     for number, case in enumerate(cases, 1):
         if console.is_terminal:
             console.print(f"{number}/{len(cases)}: {case.ranks} ranks, BS {case.bs}", style="dim")
-        records += measure(case, methods, effort)
+        if case.hosts == 1:
+            records += measure(case, methods, effort).records
+            continue
+        rate = bits_per_second(arguments.rate) if arguments.rate else None
+        with Network(case.hosts, rate) as network:
+            measured = measure(case, methods, effort, network)
+            limits = measure_limits(network)
+            program = hosts.find_program(arguments.program)
+            seconds = min(arguments.case_seconds, MPI_CASE_SECONDS)
+            openmpi = (
+                hosts.compare_openmpi(network, case, program, seconds)
+                if program and case.quant == 0
+                else None
+            )
+        found = hosts.report(case, measured, rate, limits, openmpi)
+        reports.append(found)
+        records += measured.records
+        if arguments.plan_json:
+            _write_plan(arguments.plan_json, case, found, measured, limits, len(cases) > 1)
     return records
+
+
+def _write_plan(
+    file: str,
+    case: Case,
+    found: dict[str, Any],
+    measured: Measured,
+    limits: Sequence[Limit],
+    named: bool,
+) -> None:
+    """`named`: the file's name says which case it is."""
+    path = Path(file)
+    if named:
+        path = path.with_stem(f"{path.stem}-{case.hosts}x{case.ranks_per_host}-bs{case.bs}")
+    document = hosts.plan_document(case, found, measured, limits)
+    path.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def _show(records: Sequence[dict[str, Any]], details: bool, console: Console) -> None:

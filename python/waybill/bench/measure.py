@@ -7,15 +7,19 @@ import math
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy
 import torch.distributed as dist
 
 from .. import _library, groups
+from ..namespaces import Network
 from .layer import Layer
 from .methods import make_methods
+from .overlap import Overlap, measure_overlap
 from .ranks import TIMEOUT, Board, RankContext, run_ranks
 from .routing import shown
 from .settings import PHASES, Case
@@ -25,6 +29,7 @@ LEAST_WARM_UP = 2
 LEAST_ROUNDS = 5
 CHECK_ROWS_EVERY = 5  # rounds; sums are checked in every one
 STOP = -2
+MARKS = 3  # begin and end of a phase, and the bytes that the rank's host sent meanwhile
 
 Times = dict[str, "numpy.ndarray"]
 """Of each method (rounds, phases, ranks, 2): begin and end, nanoseconds; 0 without the phase."""
@@ -51,27 +56,49 @@ class Effort:
         return STOP if done >= self.rounds or tired else done
 
 
-def measure(case: Case, names: tuple[str, ...], effort: Effort) -> list[dict[str, Any]]:
-    """The records of one case."""
-    times_of_rank = effort.rounds * len(names) * len(PHASES) * 2
+@dataclass(frozen=True)
+class Measured:
+    """Of one case."""
+
+    records: list[dict[str, Any]]
+    overlaps: list[Overlap]
+    """How much of its transfer each phase hides; only between hosts."""
+
+
+def measure(
+    case: Case, names: tuple[str, ...], effort: Effort, network: Network | None = None
+) -> Measured:
+    """One case; on the hosts of a network, where the case has several."""
+    times_of_rank = effort.rounds * len(names) * len(PHASES) * MARKS
     row_bytes = case.hidden * case.torch_dtype.itemsize
     board = Board(case.ranks, times_of_rank, case.ranks * case.bs * row_bytes)
-    done, rounds = run_ranks(
-        case.ranks, _run_rank, (case, names, effort), threads=case.threads, board=board
-    )[0]
-    shape = (case.ranks, effort.rounds, len(names), len(PHASES), 2)
+    results = run_ranks(
+        case.ranks,
+        _run_rank,
+        (case, names, effort),
+        threads=case.threads,
+        board=board,
+        network=network,
+    )
+    done, rounds, _ = results[0]
+    shape = (case.ranks, effort.rounds, len(names), len(PHASES), MARKS)
     by_rank = board.times.reshape(shape)[:, :rounds]
-    times = {name: by_rank[:, :, names.index(name)].transpose(1, 2, 0, 3) for name in done}
-    return make_records(case, times)
+    marks = {name: by_rank[:, :, names.index(name)].transpose(1, 2, 0, 3) for name in done}
+    times = {name: taken[..., :2] for name, taken in marks.items()}
+    records = make_records(case, times)
+    if network is not None:
+        for record in records:
+            _add_link(record, case, marks[record["method"]][..., 2])
+    return Measured(records, Overlap.of_ranks([overlap for _, _, overlap in results]))
 
 
 def _run_rank(
     own: RankContext, case: Case, names: tuple[str, ...], effort: Effort
-) -> tuple[list[str], int]:
-    """Writes times to the board; the methods that ran, and the rounds."""
+) -> tuple[list[str], int, dict[str, Any]]:
+    """Writes times to the board; the methods that ran, the rounds, and times of overlaps."""
     layer = Layer(case, own.rank, own.board.payload)
     if "gloo" in names:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", own.host.device if own.host else "lo")
         dist.init_process_group(
             "gloo",
             store=dist.FileStore(f"{own.folder}/gloo", own.ranks),
@@ -82,7 +109,8 @@ def _run_rank(
     own.meet()  # every rank's rows are there
     methods = make_methods(own, layer, names)
     own.pin()  # after connecting: a group counts the cores that its process may run on
-    times = own.board.times[own.rank].reshape(effort.rounds, len(names), len(PHASES), 2)
+    times = own.board.times[own.rank].reshape(effort.rounds, len(names), len(PHASES), MARKS)
+    counter = _counter(own)
     order = list(methods)
     turn, round_number, rounds = 0, -1, 0
     begun = time.monotonic()
@@ -93,23 +121,46 @@ def _run_rank(
                 if phase not in method.phases:
                     continue
                 call = method.dispatch if phase == "dispatch" else method.combine
+                own.meet(patient=True)
+                sent = counter()
                 own.meet()
                 begin = time.monotonic_ns()
                 call()
                 end = time.monotonic_ns()
+                own.meet(patient=True)
                 if round_number >= 0:
-                    times[round_number, names.index(name), number] = begin, end
+                    marks = begin, end, counter() - sent
+                    times[round_number, names.index(name), number] = marks
             method.check(rows_too=turn == 0 or round_number % CHECK_ROWS_EVERY == 0)
             method.forget()
         turn += 1
         rounds = round_number + 1
         round_number = _agree(own, effort.next_round(turn, round_number, time.monotonic() - begun))
+    overlap: dict[str, Any] = {}
+    if own.host is not None and case.quant == 0:
+        overlap = measure_overlap(own, layer, effort.rounds)
     del methods, method
     for name in _library.group_names():
         groups.release(name)
     if dist.is_initialized():
         dist.destroy_process_group()
-    return order, rounds
+    return order, rounds, overlap
+
+
+def _counter(own: RankContext) -> Callable[[], int]:
+    """What the rank's host has sent to others; 0 on one host."""
+    if own.host is None:
+        return lambda: 0
+    path = Path("/sys/class/net", own.host.device, "statistics", "tx_bytes")
+    return lambda: int(path.read_text())
+
+
+def _add_link(record: dict[str, Any], case: Case, sent: numpy.ndarray) -> None:
+    """Bytes that each host sent in the phase; `sent`: (rounds, phases, ranks)."""
+    numbers = _numbers_of(record["phase"])
+    of_hosts = sent[:, numbers, :: case.ranks_per_host].sum(1)
+    record["link_sent_bytes"] = [int(median) for median in numpy.median(of_hosts, 0)]
+    record["link_bytes"] = int(numpy.median(of_hosts.sum(1)))
 
 
 def _agree(own: RankContext, round_number: int) -> int:

@@ -20,9 +20,12 @@ import torch
 import torch.distributed as dist
 
 from .. import groups
+from ..namespaces import Host, Network
 
 STRIDE = 16  # int64s between two ranks' counters: each has cache lines of its own
 SPINS = 2000
+PATIENT_SPINS = 50
+NAP = 50e-6  # seconds
 TIMEOUT = 120.0  # seconds, of a meeting or of a call
 JOIN_SECONDS = 30.0
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -43,17 +46,25 @@ class Board:
         self.payload = _shared(payload_bytes)
         self.word = _shared(8).view(numpy.int64)
         """What rank 0 tells the others between two meetings."""
+        self.notes = _shared(ranks * 8).view(numpy.int64)
+        """What each rank tells the others between two meetings."""
         self._met = 0
 
-    def meet(self, rank: int) -> None:
-        """Returns when every rank has called it as often."""
+    def meet(self, rank: int, *, patient: bool = False) -> None:
+        """Returns when every rank has called it as often.
+
+        patient: leaves its core to ranks that are still at work.
+        """
         self._met += 1
         self._counters[rank * STRIDE] = self._met
         arrived = self._counters[::STRIDE]
         spins = 0
         while int(arrived.min()) < self._met:
             spins += 1
-            os.sched_yield()
+            if patient and spins > PATIENT_SPINS:
+                time.sleep(NAP)
+            else:
+                os.sched_yield()
             if spins % SPINS == 0 and int(arrived.max()) > 1 << 62:
                 raise RankFailed("another rank failed")
 
@@ -77,6 +88,7 @@ class RankContext:
     folder: str
     board: Board
     parent: int
+    host: Host | None = None  # which the process has entered
 
     def connect(self, name: str, **options: Any) -> str:
         """A group of all ranks."""
@@ -91,8 +103,13 @@ class RankContext:
             **options,
         )
 
-    def meet(self) -> None:
-        self.board.meet(self.rank)
+    def meet(self, *, patient: bool = False) -> None:
+        self.board.meet(self.rank, patient=patient)
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether pin() has found enough cores."""
+        return self.ranks == 1 or len(os.sched_getaffinity(0)) == self.threads
 
     def pin(self) -> None:
         """To cores of its own, where there are enough. Threads that run already stay free."""
@@ -114,8 +131,12 @@ def run_ranks(
     threads: int = 1,
     board: Board | None = None,
     timeout: float = 600.0,
+    network: Network | None = None,
 ) -> list[Any]:
-    """function(RankContext, *arguments) on every rank, a process each; the results."""
+    """function(RankContext, *arguments) on every rank, a process each; the results.
+
+    network: on its hosts, as many ranks on each.
+    """
     context = multiprocessing.get_context("fork")
     board = board or Board(ranks)
     pipes: list[Connection] = []
@@ -124,7 +145,8 @@ def run_ranks(
         try:
             for rank in range(ranks):
                 mine, theirs = context.Pipe(duplex=False)
-                own = RankContext(rank, ranks, threads, folder, board, os.getpid())
+                host = network.hosts[rank * network.num_hosts // ranks] if network else None
+                own = RankContext(rank, ranks, threads, folder, board, os.getpid(), host)
                 process = context.Process(
                     target=_serve, args=(own, theirs, function, tuple(arguments)), daemon=True
                 )
@@ -174,8 +196,10 @@ def _serve(
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != own.parent:
         return
-    torch.set_num_threads(own.threads)
     try:
+        if own.host is not None:
+            own.host.enter()  # while there is one thread
+        torch.set_num_threads(own.threads)
         pipe.send((None, function(own, *arguments)))
     except BaseException:
         own.board.fail(own.rank)

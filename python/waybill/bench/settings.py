@@ -41,6 +41,12 @@ class Case(Sizes):
     threads: int = 1
     routing: str = "uniform"
     dtype: str = "bfloat16"
+    hosts: int = 1
+    """Namespaces of this machine; the ranks lie on them in equal parts, one behind the other."""
+
+    @property
+    def ranks_per_host(self) -> int:
+        return self.ranks // self.hosts
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -51,6 +57,10 @@ class Case(Sizes):
         for field in fields(Sizes):
             if getattr(self, field.name) < 1:
                 raise ValueError(f"{field.name}: expected 1 or more")
+        if self.hosts < 1 or self.ranks % self.hosts:
+            raise ValueError(
+                f"hosts: expected a divisor of the number of ranks, {self.ranks}, got {self.hosts}"
+            )
         if self.topk > self.experts:
             raise ValueError(
                 f"topk: expected at most ranks * experts_per_rank = {self.experts}, got {self.topk}"

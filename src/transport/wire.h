@@ -56,9 +56,9 @@ class Wire {
   /// True when nothing waits to be sent: who ends now leaves no message behind. While it is false
   /// progress() is what changes it.
   virtual bool is_idle() const noexcept = 0;
-  /// Ends the connection to a rank: its in-flight messages are counted down, their bodies are not
-  /// read any more when this returns. The other end gets on_lost() once it has read what was on the
-  /// way.
+  /// Ends the connection to a rank: its in-flight messages are counted down, and what becomes of
+  /// them is of no matter any more. Their memory may change, and stays mapped as long as the wire.
+  /// The other end gets on_lost() once it has read what was on the way.
   virtual void sever(int rank) = 0;
 
   /// Sleeps until progress() may have something to do, wake() was called since the last wait(), or

@@ -142,8 +142,12 @@ void UcxMesh::post(Connection& to, Outgoing* message) {
 }
 
 void UcxMesh::hand_over(Outgoing* message) {
-  pool_.copy_body(message);
   Connection& to = *message->connection;
+  // Most are copied by UCX at once. What it keeps waiting must not be what a caller may want back.
+  const bool borrowed = message->in_flight != nullptr && to.handed_over == 0;
+  if (!borrowed) {
+    pool_.copy_body(message);
+  }
   // Only now, so that those which are dropped while they wait leave no gap.
   const std::uint32_t sequence = to.sent++;
   std::memcpy(message->head.data() + offsetof(WirePrefix, sequence), &sequence, sizeof(sequence));
@@ -168,6 +172,7 @@ void UcxMesh::hand_over(Outgoing* message) {
   if (UCS_PTR_IS_PTR(request)) {
     ++to.handed_over;
     ++num_handed_over_;
+    to.borrowing = borrowed ? message : to.borrowing;
     return;
   }
   pool_.give_back(message);
@@ -185,6 +190,7 @@ void UcxMesh::sent(void* request, ucs_status_t status, void* message) {
   wire.moved_ = true;
   --to.handed_over;
   --wire.num_handed_over_;
+  to.borrowing = to.borrowing == outgoing ? nullptr : to.borrowing;
   wire.pool_.give_back(outgoing);
   if (status != UCS_OK) {
     to.broken = true;

@@ -39,6 +39,7 @@ struct Connection {
   bool unflushed = false;  ///< UCX may still keep bytes of messages that it is done with
   bool flushing = false;
   int handed_over = 0;              ///< messages that UCX is not done with
+  Outgoing* borrowing = nullptr;    ///< the one of them whose body it reads where that lies
   std::deque<Outgoing*> waiting{};  ///< messages that it has not got yet
 };
 

@@ -40,6 +40,10 @@ void UcxMesh::drop_waiting(Connection& which) {
     pool_.give_back(message);
   }
   which.waiting.clear();
+  if (which.borrowing != nullptr) {
+    // UCX may still read the body, but what it makes of it is of no connection any more.
+    pool_.count_down(std::exchange(which.borrowing, nullptr));
+  }
 }
 
 void UcxMesh::end(Connection& which) {

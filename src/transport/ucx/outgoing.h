@@ -37,8 +37,9 @@ struct Outgoing {
   std::unique_ptr<std::byte[]> copy;               ///< kWireBodyBytes, where there is a body
 };
 
-/// Keeps the messages' memory, so that a wire that is warm allocates nothing. UCX never reads the
-/// callers' memory: it cannot be told to stop without closing an endpoint, see Connection.
+/// Keeps the messages' memory, so that a wire that is warm allocates nothing. UCX cannot be told to
+/// stop reading a body without closing an endpoint, so at most one of a connection is read where it
+/// lies, see Connection.
 class OutgoingPool {
  public:
   Outgoing* take() {
@@ -78,15 +79,17 @@ class OutgoingPool {
     free_.push_back(message);
   }
 
- private:
-  static constexpr std::size_t kCopiesKept = 64;
-
+  /// The caller is told that its body has been taken.
   static void count_down(Outgoing* message) noexcept {
     if (message->in_flight != nullptr) {
       message->in_flight->fetch_sub(1, std::memory_order_release);
       message->in_flight = nullptr;
     }
   }
+
+ private:
+  static constexpr std::size_t kCopiesKept = 64;
+
 
   std::vector<std::unique_ptr<Outgoing>> all_;
   std::vector<Outgoing*> free_;

@@ -120,6 +120,8 @@ void Call::close() {
 }
 
 void Call::suspend() {
+  // Nobody waits now: what the setup published moves by itself.
+  session_.transport().end_drive(false);
   count_time_until(session_.enter(Phase::kSignalled, op_));
   occupies_ = false;
   session_.busy.store(false, std::memory_order_release);
@@ -295,14 +297,16 @@ Status Call::gather() {
     }
   }
   status = compare_headers();
-  if (status.ok() && session_.transport().spans_hosts()) {
+  const bool alike = status.ok();
+  if (alike && session_.transport().spans_hosts()) {
     status = gather_mirrors(end);
   }
   if (status.ok() && session_.options().checked && !tails_are_sane()) {
     status = corrupt("a rank");
   }
   if (!status.ok() && !failed_) {
-    Status ended = finish();
+    // Where ranks differ nobody waits for rows.
+    Status ended = alike ? finish() : end_reading();
     return ended.ok() ? status : ended;
   }
   enter(Phase::kPull);
@@ -372,6 +376,12 @@ bool Call::still_valid() const {
 }
 
 Status Call::finish() {
+  WAYBILL_RETURN_IF_ERROR(end_reading());
+  // Where only calls move messages, nobody would take the rest of this rank's rows to other hosts.
+  return session_.transport().needs_driver() ? wait_sent(Phase::kWaitReaders) : Status();
+}
+
+Status Call::end_reading() {
   if (!still_valid()) {
     // A publisher that gave up may have done so because of a rank that ended.
     std::vector<int> ended;

@@ -91,6 +91,8 @@ class Call {
   Status resume(contract::Operator op);
   /// This rank reads nothing more; what it published stays.
   void close();
+  /// What it published and has not arrived on other hosts never counts there: it may go.
+  void withdraw() { session_.transport().cancel(half_); }
 
   /// The half of this call, free to be written, with `bytes` reserved.
   Result<std::byte*> open_half(std::int64_t bytes);
@@ -182,6 +184,7 @@ class Call {
 
  private:
   Status wait_half();
+  Status end_reading();
   Status wait_sent(Phase phase);
   void send_to_hosts(Describe describe);
   int choose_agents(int host);

@@ -154,7 +154,7 @@ Status Call::wait_sent(Phase phase) {
   result.waited = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin);
   if (result.end == WaitEnd::kTimeout) {
     for (const int rank : session_.scratch().members) {
-      if (transport.is_remote(rank)) {
+      if (!transport.is_sent_to(half_, transport.host_of(rank))) {
         result.ranks.push_back(rank);
       }
     }

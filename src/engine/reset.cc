@@ -245,7 +245,7 @@ class Reset {
     if (theirs.attempt > attempt_ && theirs.stage != ResetStage::kGaveUp && lives(r)) {
       // It may have concluded this attempt and be in its next reset already. What it accepted here
       // stays posted until this rank has come there, too.
-      if (closer_ >= 0 && outcome(closer_, list_) == Outcome::kHolds) {
+      if (closer_ >= 0 && (outcome(closer_, list_) == Outcome::kHolds || has_begun(r))) {
         concluded_ = true;
         return;
       }
@@ -274,6 +274,13 @@ class Reset {
         consider(r, *list);
       }
     }
+  }
+
+  /// r has concluded the accepted list: the epoch of this attempt is out. Words of other hosts come
+  /// in order from each rank, but what r saw of a third one may reach this rank later.
+  bool has_begun(int r) const {
+    return list_.has(r) && accepted_in(page(r), attempt_) == closer_ &&
+           window::epoch_of(page(r).signalled.load()) == attempt_ + 1;
   }
 
   /// Accepts the list of r when it names this rank and means the same processes as this rank does.
@@ -474,6 +481,9 @@ Result<std::vector<int>> Session::reset() {
     open_setup->end();
   }
   Result<std::vector<int>> members = Reset(*this).run();
+  if (open_setup != nullptr) {
+    open_setup->withdraw();
+  }
   if (!members.ok() && open_setup != nullptr) {
     // Its rows may lie in the pool, and go now: whoever reads on gets an error.
     post(page().left, window::stamp(epoch + 1, 0));

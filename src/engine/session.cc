@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 #include <numeric>
+#include <thread>
 #include <utility>
 
 #include "base/cores.h"
@@ -13,6 +14,8 @@
 
 namespace waybill::engine {
 namespace {
+
+constexpr std::chrono::microseconds kPoll{100};
 
 std::uint64_t next_identity() noexcept {
   // The time tells processes apart, the counter the sessions of one.
@@ -235,6 +238,7 @@ void Session::close(std::chrono::milliseconds timeout) {
                                                           .ended_is_arrived = true})
                                                         .end == WaitEnd::kArrived;
   if (!all_read && open_setup != nullptr) {
+    open_setup->withdraw();
     // Its rows may lie in the pool, and go now: whoever reads on gets an error.
     post(page().left, window::stamp(epoch + 1, 0));
     numerics::stream_fence();
@@ -252,9 +256,14 @@ void Session::flush(std::chrono::milliseconds timeout) {
   }
   const auto end = std::chrono::steady_clock::now() + timeout;
   transport_->begin_drive();
-  while (transport_->drive() || !transport_->is_sent(0) || !transport_->is_sent(1)) {
+  bool moved = true;
+  while (moved || !transport_->is_idle()) {
     if (std::chrono::steady_clock::now() >= end) {
       break;
+    }
+    moved = transport_->drive();
+    if (!moved) {
+      std::this_thread::sleep_for(kPoll);
     }
   }
   transport_->end_drive(true);

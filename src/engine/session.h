@@ -83,6 +83,8 @@ class OpenSetup {
   virtual contract::Operator teardown() const noexcept = 0;
   /// Ends this rank's part. What it published stays readable as long as this object.
   virtual void end() = 0;
+  /// Before this object goes without its teardown: what is on its way to other hosts never counts.
+  virtual void withdraw() = 0;
 };
 
 /// One rank's state of a group: its window, what it knows of its peers, where it is in the

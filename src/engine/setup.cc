@@ -165,6 +165,7 @@ class OpenDispatch final : public OpenSetup {
         call(session, dispatch, Operator::kDispatchSetup) {}
   Operator teardown() const noexcept override { return Operator::kDispatchTeardown; }
   void end() override { call.call().close(); }
+  void withdraw() override { call.call().withdraw(); }
 
   Repeated repeated;
   Dispatch call;
@@ -178,6 +179,7 @@ class OpenCombine final : public OpenSetup {
         call(session, combine, Operator::kCombineSetup) {}
   Operator teardown() const noexcept override { return Operator::kCombineTeardown; }
   void end() override { call.call().close(); }
+  void withdraw() override { call.call().withdraw(); }
 
   Repeated repeated;
   std::shared_ptr<const void> owner;

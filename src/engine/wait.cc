@@ -171,47 +171,49 @@ class Waiter {
     waits_for.value.store(0, std::memory_order_relaxed);
   }
 
+  /// Why `rank` may not come, because of `who`: itself or whoever receives for it.
+  struct Trouble {
+    WaitEnd end;
+    int rank;
+    int who;
+  };
+
+  void note_trouble(std::vector<Trouble>& troubles, int rank, int who) {
+    const window::ControlPage& page = *session_.peer(who).control;
+    const std::uint32_t epoch = window::epoch_of(spec_.target);
+    if (spec_.word == nullptr && page.left.load() == spec_.target) {
+      // Nothing more arrives: the call looks for itself.
+      troubles.push_back({WaitEnd::kArrived, rank, who});
+    } else if (session_.transport().has_ended(who)) {
+      troubles.push_back({WaitEnd::kLost, rank, who});
+    } else if (window::epoch_of(page.signalled.load()) > epoch) {
+      troubles.push_back({WaitEnd::kMovedOn, rank, who});
+    } else if (window::epoch_of(page.reset.joined.load()) >= epoch) {
+      troubles.push_back({WaitEnd::kReset, rank, who});  // attempt a starts epoch a + 1
+    }
+  }
+
   /// Anything but kArrived ends the wait.
   WaitResult look_around() {
-    const std::uint32_t epoch = window::epoch_of(spec_.target);
-    std::vector<int> ended;
-    std::vector<int> moved;
-    std::vector<int> resetting;
-    std::vector<int> gave_up;  // of these nothing more arrives: the call looks for itself
-    for (int rank : missing_) {
-      const window::ControlPage& page = *session_.peer(rank).control;
-      const int agent = spec_.word == nullptr ? agent_of(session_, rank) : rank;
-      if (agent != rank && session_.transport().has_ended(agent)) {
-        return finish(WaitEnd::kLost, {agent});
-      }
-      if (spec_.word == nullptr && page.left.load() == spec_.target) {
-        gave_up.push_back(rank);
-      } else if (session_.transport().has_ended(rank)) {
-        ended.push_back(rank);
-      } else if (window::epoch_of(page.signalled.load()) > epoch) {
-        moved.push_back(rank);
-      } else if (window::epoch_of(page.reset.joined.load()) >= epoch) {
-        resetting.push_back(rank);  // attempt a starts epoch a + 1
+    std::vector<Trouble> troubles;
+    for (const int rank : missing_) {
+      note_trouble(troubles, rank, rank);
+      if (spec_.word == nullptr && agent_of(session_, rank) != session_.rank()) {
+        note_trouble(troubles, rank, agent_of(session_, rank));
       }
     }
     // A word posted just before the end of its process counts.
     if (scan()) {
       return finish(WaitEnd::kArrived, {});
     }
-    std::erase_if(missing_, [&](int rank) { return contains(gave_up, rank); });
-    drop_arrived(ended);
-    drop_arrived(moved);
-    drop_arrived(resetting);
-    if (!ended.empty() && spec_.ended_is_arrived) {
-      std::erase_if(missing_, [&](int rank) { return contains(ended, rank); });
-    } else if (!ended.empty()) {
-      return finish(WaitEnd::kLost, std::move(ended));
+    drop(whose(troubles, WaitEnd::kArrived, false));
+    if (spec_.ended_is_arrived) {
+      drop(whose(troubles, WaitEnd::kLost, false));
     }
-    if (!moved.empty()) {
-      return finish(WaitEnd::kMovedOn, std::move(moved));
-    }
-    if (!resetting.empty()) {
-      return finish(WaitEnd::kReset, std::move(resetting));
+    for (const WaitEnd end : {WaitEnd::kLost, WaitEnd::kMovedOn, WaitEnd::kReset}) {
+      if (std::vector<int> ranks = whose(troubles, end, true); !ranks.empty()) {
+        return finish(end, std::move(ranks));
+      }
     }
     if (session_.options().interrupted && session_.options().interrupted()) {
       return finish(WaitEnd::kInterrupted, {});
@@ -226,8 +228,21 @@ class Waiter {
     return std::find(ranks.begin(), ranks.end(), rank) != ranks.end();
   }
 
-  void drop_arrived(std::vector<int>& ranks) const {
-    std::erase_if(ranks, [this](int rank) { return !contains(missing_, rank); });
+  /// Those that are still missing for this reason, or who is the reason: each once, in order.
+  std::vector<int> whose(const std::vector<Trouble>& troubles, WaitEnd end, bool who) const {
+    std::vector<int> ranks;
+    for (const Trouble& trouble : troubles) {
+      if (trouble.end == end && contains(missing_, trouble.rank)) {
+        ranks.push_back(who ? trouble.who : trouble.rank);
+      }
+    }
+    std::sort(ranks.begin(), ranks.end());
+    ranks.erase(std::unique(ranks.begin(), ranks.end()), ranks.end());
+    return ranks;
+  }
+
+  void drop(const std::vector<int>& ranks) {
+    std::erase_if(missing_, [&](int rank) { return contains(ranks, rank); });
   }
 
   WaitResult finish(WaitEnd end, std::vector<int> ranks) {

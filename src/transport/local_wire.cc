@@ -263,7 +263,7 @@ void LocalWire::sever(int rank) {
   state_->drop_leaving(rank_, rank);
   state_->direction(rank, rank_).coming.clear();
   state_->end(rank_, rank) = {true, false, {}};
-  if (rank != rank_) {
+  if (rank != rank_ && !state_->direction(rank_, rank).swallowed) {
     state_->lose(rank, rank_, "the other end closed the connection");
   }
 }

@@ -21,7 +21,8 @@ class LocalLinks {
   void hold(int from, int to, bool held = true);
   /// What is sent from now on comes this much later.
   void delay(int from, int to, std::chrono::milliseconds late);
-  /// What is sent from now on is lost and nobody is told; it is counted down as if it had gone.
+  /// What is sent from now on is lost and nobody is told, also not of the sender's end; it is
+  /// counted down as if it had gone.
   void swallow(int from, int to, bool swallowed = true);
   /// What was sent and has not come yet is lost and nobody is told.
   void drop_in_flight(int from, int to);

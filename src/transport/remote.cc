@@ -102,7 +102,8 @@ RemoteTransport::RemoteTransport(std::unique_ptr<Transport> local,
       remotes_(options_.hosts.size()),
       mirrors_(std::move(mirrors)),
       wire_(std::move(wire)),
-      next_beat_(Clock::now()) {
+      last_beat_(Clock::now()),
+      next_beat_(last_beat_) {
   hosts_ = number_hosts(options_.hosts);
   num_hosts_ = 1 + *std::max_element(hosts_.begin(), hosts_.end());
   own_host_ = hosts_[static_cast<std::size_t>(options_.rank)];
@@ -187,6 +188,9 @@ void RemoteTransport::posted(const Word& word) {
     // Who finds that all others have come waits for nothing, so drives nothing.
     (void)pump();
   }
+  if (needs_driver()) {
+    step();  // the program may make no other call for long
+  }
 }
 
 /// This rank's own thread stores words, so the page is as it was when the word was stored.
@@ -235,6 +239,11 @@ bool RemoteTransport::is_sent(std::size_t half) {
   return open_[half].load(std::memory_order_acquire) == 0;
 }
 
+bool RemoteTransport::is_sent_to(std::size_t half, int host) {
+  const auto held = lock();
+  return sendings_[half][static_cast<std::size_t>(host)]->has_ended();
+}
+
 void RemoteTransport::cancel(std::size_t half) {
   if (is_sent(half)) {
     return;
@@ -279,10 +288,17 @@ bool RemoteTransport::drive() {
   return held && step();
 }
 
+bool RemoteTransport::is_idle() {
+  const auto held = lock();
+  return wire_->is_idle() && is_sent(0) && is_sent(1);
+}
+
 void RemoteTransport::end_drive(bool going_to_sleep) {
   driving_.store(false, std::memory_order_release);
   driving_.notify_all();
-  if (!options_.progress_thread) {
+  if (needs_driver()) {
+    const auto held = lock();
+    step();  // what the last round gave the wire leaves, too
     return;
   }
   bool pending = going_to_sleep;
@@ -303,6 +319,9 @@ void RemoteTransport::hand_over() {
 /// One round of messages. Holds the lock.
 bool RemoteTransport::step() {
   const bool moved = wire_->progress();
+  if (options_.progress_thread && Clock::now() >= next_beat_) {
+    beat();  // also while the program's thread drives
+  }
   return pump() || moved;
 }
 
@@ -333,9 +352,6 @@ void RemoteTransport::serve() {
     {
       const std::unique_lock held(mutex_);
       moved = step();
-      if (Clock::now() >= next_beat_) {
-        beat();
-      }
     }
     if (!moved) {
       wire_->wait(kLongestSleep);
@@ -346,6 +362,14 @@ void RemoteTransport::serve() {
 /// Tells the others that this rank lives, and looks who has been silent.
 void RemoteTransport::beat() {
   const auto now = Clock::now();
+  // After a pause of this process: what was said meanwhile may not have been read yet, and others
+  // may have been stopped with it.
+  if (now - last_beat_ >= std::max<Clock::duration>(options_.keepalive / 2, 2 * kBeatPeriod)) {
+    for (const int rank : there_) {
+      remote(rank).heard = now;
+    }
+  }
+  last_beat_ = now;
   next_beat_ = now + kBeatPeriod;
   const ControlPage& page = *window_->control;
   const std::chrono::nanoseconds since(page.phase_since.value.load(std::memory_order_relaxed));
@@ -374,10 +398,13 @@ void RemoteTransport::beat() {
 }
 
 void RemoteTransport::on_lost(int rank, const std::string& why) noexcept {
+  if (!is_remote(rank)) {
+    return;  // a wire may reach ranks of this host, too: of these `local_` knows better
+  }
   Remote& known = remote(rank);
   known.why = why;
   known.lost.store(true, std::memory_order_release);
-  wake_waiters_for(*known.page);
+  wake_waiters_for(rank);
 }
 
 std::string RemoteTransport::news_of(const std::vector<int>& ranks) const {
@@ -410,13 +437,13 @@ void RemoteTransport::on_message(int from,
   head.half %= 2;
   switch (head.kind) {
     case MessageKind::kWord:
-      store_word(*known.page, head.at, static_cast<Stamp>(head.value));
+      store_word(from, head.at, static_cast<Stamp>(head.value));
       break;
     case MessageKind::kHeader:
-      store_header(*known.page, head, body);
+      store_header(from, head, body);
       break;
     case MessageKind::kList:
-      store_list(*known.page, head, body);
+      store_list(from, head, body);
       break;
     case MessageKind::kRows:
       if (std::byte* to =
@@ -438,17 +465,28 @@ void RemoteTransport::on_message(int from,
   }
 }
 
-void RemoteTransport::store_word(ControlPage& page, std::int64_t at, Stamp value) {
-  if (Word* word = told_word(page, at)) {
-    word->store(value);
-    wake_waiters_for(page);
+void RemoteTransport::store_word(int from, std::int64_t at, Stamp value) {
+  ControlPage& page = *remote(from).page;
+  Word* const word = told_word(page, at);
+  if (word == nullptr) {
+    return;
+  }
+  word->store(value);
+  if (word != &page.signalled && word != &page.done) {
+    wake_waiters_for(from);
+    return;
+  }
+  window::fence_all();
+  if (window_->control->asleep.value.load(std::memory_order_relaxed) != 0) {
+    futex_wake_all(word->value);
   }
 }
 
 /// In the order in which Call::signal() stores: see Call::copy_header().
-void RemoteTransport::store_header(ControlPage& page,
+void RemoteTransport::store_header(int from,
                                    const MessageHead& head,
                                    std::span<const std::byte> body) {
+  ControlPage& page = *remote(from).page;
   CallHeader header;
   if (body.size() < sizeof(header)) {
     return;
@@ -465,12 +503,13 @@ void RemoteTransport::store_header(ControlPage& page,
   stored = header;
   published.store(stamp, std::memory_order_release);
   page.call.value.store(stamp, std::memory_order_relaxed);
-  store_word(page, head.at, static_cast<Stamp>(head.value));
+  store_word(from, head.at, static_cast<Stamp>(head.value));
 }
 
-void RemoteTransport::store_list(ControlPage& page,
+void RemoteTransport::store_list(int from,
                                  const MessageHead& head,
                                  std::span<const std::byte> body) {
+  ControlPage& page = *remote(from).page;
   ListBody list;
   if (body.size() != sizeof(list)) {
     return;
@@ -480,7 +519,7 @@ void RemoteTransport::store_list(ControlPage& page,
     page.reset.members[i].store(list.members[i]);
   }
   page.reset.incarnations.store(list.incarnations);
-  store_word(page, head.at, static_cast<Stamp>(head.value));
+  store_word(from, head.at, static_cast<Stamp>(head.value));
 }
 
 void RemoteTransport::store_pieces(int from,
@@ -525,12 +564,19 @@ void RemoteTransport::wake(const Word& word) noexcept {
   }
 }
 
-/// Only this rank's own threads look at these pages.
-void RemoteTransport::wake_waiters_for(const ControlPage& page) noexcept {
+/// This rank's thread, on whatever it sleeps: no other looks at these pages.
+void RemoteTransport::wake_waiters_for(int rank) noexcept {
   window::fence_all();
-  if (window_->control->asleep.value.load(std::memory_order_relaxed) != 0) {
-    futex_wake_all(page.signalled.value);
-    futex_wake_all(page.done.value);
+  if (window_->control->asleep.value.load(std::memory_order_relaxed) == 0) {
+    return;
+  }
+  const ControlPage& page = *remote(rank).page;
+  futex_wake_all(page.signalled.value);
+  futex_wake_all(page.done.value);
+  for (const int agent : here_) {
+    for (std::size_t half = 0; half < sendings_.size(); ++half) {
+      futex_wake_all(slot(agent, rank, half).arrived.value);
+    }
   }
 }
 

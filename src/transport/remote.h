@@ -71,12 +71,14 @@ class RemoteTransport final : public Transport, private WireListener {
   void set_header(int host, const window::CallHeader& header) override;
   void send(std::size_t half, const Parcel& parcel) override;
   bool is_sent(std::size_t half) override;
+  bool is_sent_to(std::size_t half, int host) override;
   void cancel(std::size_t half) override;
   const window::MirrorSlot& slot(int agent, int rank, std::size_t half) const override;
   Status attach(int agent, int rank, std::size_t half) override;
   void begin_drive() override { driving_.store(true, std::memory_order_relaxed); }
   bool drive() override;
   void end_drive(bool going_to_sleep) override;
+  bool is_idle() override;
   void hand_over() override;
   bool needs_driver() const noexcept override { return !options_.progress_thread; }
   void sleep(std::chrono::milliseconds most) override { wire_->wait(most); }
@@ -105,17 +107,13 @@ class RemoteTransport final : public Transport, private WireListener {
   bool pump();
   void tell(int rank, const MessageHead& head, std::span<const std::byte> body = {});
   void tell_of(int rank, const window::Word& word, const window::CallHeader* header);
-  void store_word(window::ControlPage& page, std::int64_t at, window::Stamp value);
-  void store_header(window::ControlPage& page,
-                    const MessageHead& head,
-                    std::span<const std::byte> body);
-  void store_list(window::ControlPage& page,
-                  const MessageHead& head,
-                  std::span<const std::byte> body);
+  void store_word(int from, std::int64_t at, window::Stamp value);
+  void store_header(int from, const MessageHead& head, std::span<const std::byte> body);
+  void store_list(int from, const MessageHead& head, std::span<const std::byte> body);
   void store_pieces(int from, const MessageHead& head, std::span<const std::byte> body);
   void note_beat(window::ControlPage& page, std::span<const std::byte> body);
   void wake(const window::Word& word) noexcept;
-  void wake_waiters_for(const window::ControlPage& page) noexcept;
+  void wake_waiters_for(int rank) noexcept;
   void serve();
   void beat();
 
@@ -133,6 +131,7 @@ class RemoteTransport final : public Transport, private WireListener {
   std::array<std::vector<std::unique_ptr<Sending>>, 2> sendings_;  ///< of each half, by host
   std::array<std::atomic<int>, 2> open_{};                         ///< sendings that have not ended
   std::unique_ptr<Wire> wire_;
+  Clock::time_point last_beat_;
   Clock::time_point next_beat_;
   std::atomic<bool> driving_{false};
   std::atomic<bool> stopping_{false};

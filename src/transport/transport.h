@@ -93,6 +93,8 @@ class Transport {
   virtual void send(std::size_t /*half*/, const Parcel& /*parcel*/) {}
   /// True when no byte of what was sent of a half is needed any more.
   virtual bool is_sent(std::size_t /*half*/) { return true; }
+  /// The same of what was sent to one host.
+  virtual bool is_sent_to(std::size_t /*half*/, int /*host*/) { return true; }
   /// What was sent of a half and has not arrived never counts as arrived: its bytes may change.
   virtual void cancel(std::size_t /*half*/) {}
   /// Where what a rank of another host published arrives on this one, received by `agent`.
@@ -109,6 +111,8 @@ class Transport {
   virtual void hand_over() {}
   /// True where nobody moves messages while no thread of the program waits.
   virtual bool needs_driver() const noexcept { return false; }
+  /// True when all that was posted and sent has left this process.
+  virtual bool is_idle() { return true; }
   /// Sleeps until drive() has something to do.
   virtual void sleep(std::chrono::milliseconds /*most*/) {}
   /// Why ranks of other hosts count as ended, and when they were heard last; empty for those of

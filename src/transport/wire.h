@@ -57,8 +57,8 @@ class Wire {
   /// progress() is what changes it.
   virtual bool is_idle() const noexcept = 0;
   /// Ends the connection to a rank: its in-flight messages are counted down, their bodies are not
-  /// read any more when this returns. The other end gets on_lost() once it
-  /// has read what was on the way.
+  /// read any more when this returns. The other end gets on_lost() once it has read what was on the
+  /// way.
   virtual void sever(int rank) = 0;
 
   /// Sleeps until progress() may have something to do, wake() was called since the last wait(), or

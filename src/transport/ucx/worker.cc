@@ -2,6 +2,7 @@
 
 #include <array>
 #include <csignal>
+#include <string_view>
 
 #include "base/environment.h"
 #include "base/errors.h"
@@ -27,11 +28,14 @@ constexpr std::array kSettings = {
     // A message is one fragment.
     Setting{"TCP_RX_SEG_SIZE", "64k"},
     Setting{"TCP_TX_SEG_SIZE", "64k"},
+    Setting{"SEG_SIZE", "64k"},
     // With zero copy UCX 1.13 ends a request twice, and the process, when a TCP connection breaks
     // in the middle of a message.
     Setting{"ZCOPY_THRESH", "inf"},
     Setting{"RNDV_THRESH", "inf"},
 };
+
+constexpr std::string_view kTcp = "TCP_";
 
 /// All signals are for the threads of the program: UCX's own inherit that they get none.
 class SignalsBlocked {
@@ -99,8 +103,13 @@ Status UcxWorker::open_context() {
     return ucx_error(*ucx_, "read its UCX_ variables", done);
   }
   for (const Setting& setting : kSettings) {
-    if (!is_in_environment((std::string("UCX_") + setting.name).c_str())) {
+    const std::string_view name = setting.name;
+    if (!is_in_environment(("UCX_" + std::string(name)).c_str())) {
       (void)ucx_->config_modify(config, setting.name, setting.value);
+      if (name.starts_with(kTcp)) {
+        // UCX 1.13 takes any name and finds those of a transport without its prefix.
+        (void)ucx_->config_modify(config, setting.name + kTcp.size(), setting.value);
+      }
     }
   }
   ucp_params_t params{};

@@ -20,7 +20,10 @@ constexpr std::array kNames = {"WAYBILL_TIMEOUT",
                                "WAYBILL_STRICT",
                                "HCCL_BUFFSIZE",
                                "WAYBILL_LOG",
-                               "WAYBILL_CHECK"};
+                               "WAYBILL_CHECK",
+                               "WAYBILL_HOST",
+                               "WAYBILL_PROGRESS",
+                               "WAYBILL_KEEPALIVE"};
 
 /// Tests begin without any of the variables and leave the environment as they found it.
 class EnvTest : public ::testing::Test {
@@ -51,6 +54,25 @@ class EnvTest : public ::testing::Test {
  private:
   std::array<std::optional<std::string>, kNames.size()> before_;
 };
+
+TEST_F(EnvTest, Hosts) {
+  const auto plain = Env::from_process();
+  ASSERT_TRUE(plain.ok());
+  EXPECT_EQ(plain->host, "");
+  EXPECT_FALSE(plain->progress_in_calls);
+  EXPECT_EQ(plain->keepalive, 30s);
+  EXPECT_EQ(with("WAYBILL_HOST", "node-7")->host, "node-7");
+  EXPECT_FALSE(with("WAYBILL_HOST", "two words").ok());
+  EXPECT_FALSE(with("WAYBILL_HOST", std::string(128, 'x').c_str()).ok());
+  unsetenv("WAYBILL_HOST");
+  EXPECT_TRUE(with("WAYBILL_PROGRESS", "call")->progress_in_calls);
+  EXPECT_FALSE(with("WAYBILL_PROGRESS", "thread")->progress_in_calls);
+  EXPECT_FALSE(with("WAYBILL_PROGRESS", "never").ok());
+  unsetenv("WAYBILL_PROGRESS");
+  EXPECT_EQ(with("WAYBILL_KEEPALIVE", "2.5")->keepalive, 2500ms);
+  EXPECT_EQ(with("WAYBILL_KEEPALIVE", "0")->keepalive, 0ms);
+  EXPECT_FALSE(with("WAYBILL_KEEPALIVE", "0.5").ok());
+}
 
 TEST_F(EnvTest, WithoutVariablesEverythingHasItsDefault) {
   const auto env = Env::from_process();

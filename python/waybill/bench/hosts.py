@@ -97,9 +97,7 @@ def report(
         "rate": rate,
         "limits": [asdict(limit) for limit in limits],
         "phases": phases,
-        "overlap": [
-            {**asdict(overlap), "hidden": round(overlap.hidden, 3)} for overlap in measured.overlaps
-        ],
+        "overlap": [asdict(overlap) for overlap in measured.overlaps],
         "openmpi": openmpi,
     }
 

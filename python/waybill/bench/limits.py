@@ -75,11 +75,12 @@ def _measure_ucx(network: Network) -> list[Limit]:
     test += ["-p", str(UCX_PORT)]
     what = ["-t", "ucp_am_bw", "-s", str(MESSAGE_BYTES), "-n", str(count), "-w", "10", "-f"]
     text = _both(network, test, [*test, network.address(1), *what])[1]
-    # Final: iterations, three times in us, then MB/s on average and overall (2^20 bytes).
-    numbers = re.findall(r"Final:\s+(.*)", text)
-    fields = numbers[-1].split() if numbers else []
-    if len(fields) < 7:
+    # The last line: iterations, three times in us, then on average and overall MB/s (2^20 bytes)
+    # and messages a second.
+    lines = re.findall(r"^(?:Final:)?\s*(\d+(?:\s+[\d.]+){7})\s*$", text, re.MULTILINE)
+    if not lines:
         return []
+    fields = lines[-1].split()
     return [Limit("ucx_perftest, am", float(fields[-3]) * 2**20 * 8)]
 
 

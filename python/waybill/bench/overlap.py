@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy
 import torch
 
 from .. import ops
@@ -16,7 +17,7 @@ from .layer import Layer, check_sums
 from .ranks import RankContext
 from .settings import PHASES
 
-WARM_UP = 2
+WARM_UP = 5
 LEAST_ROUNDS = 5
 SIDE = 128  # of the matrices that are multiplied
 CALIBRATION = 50  # products
@@ -27,7 +28,7 @@ Times = dict[str, list[tuple[int, int]]]
 
 @dataclass(frozen=True)
 class Overlap:
-    """Of dispatch or combine; medians over the rounds, microseconds of all ranks."""
+    """Of dispatch, combine or both; medians over the rounds, microseconds of all ranks."""
 
     phase: str
     pair_us: float
@@ -36,32 +37,38 @@ class Overlap:
     """The computation alone."""
     both_us: float
     """Setup, computation, teardown."""
-
-    @property
-    def hidden(self) -> float:
-        """The part of the pair's time that the computation hides."""
-        return 1.0 - (self.both_us - self.compute_us) / self.pair_us
+    hidden: float
+    """The part of the pair's time that the computation hides: median of single rounds."""
 
     @staticmethod
     def of_ranks(times: Sequence[Times]) -> list[Overlap]:
         """From what measure_overlap returned on each rank; nothing from nothing."""
         if not times or not times[0]:
             return []
-        us = {what: _median_us([of_rank[what] for of_rank in times]) for what in times[0]}
-        return [
-            Overlap(phase, us[phase], us[f"{phase} compute"], us[f"{phase} both"])
-            for phase in PHASES
-        ]
+        us = {what: _us([of_rank[what] for of_rank in times]) for what in times[0]}
+        found = []
+        for name, phases in (*((phase, (phase,)) for phase in PHASES), ("both", PHASES)):
+            pair, compute, both = (
+                sum(us[phase + what] for phase in phases) for what in ("", " compute", " both")
+            )
+            hidden = float(numpy.median(1.0 - (both - compute) / pair))
+            pair, compute, both = (
+                round(float(numpy.median(taken)), 2) for taken in (pair, compute, both)
+            )
+            found.append(Overlap(name, pair, compute, both, round(hidden, 3)))
+        return found
 
 
 def measure_overlap(own: RankContext, layer: Layer, rounds: int) -> Times:
     """Collective, on a group of its own. The computation takes as long as the pair does."""
     pair = _Pair(own.connect("overlap"), layer)
     times: Times = {}
-    us = dict.fromkeys(PHASES, 0.0)
+    warm: dict[str, list[float]] = {phase: [] for phase in PHASES}
     for _ in range(WARM_UP):
         for phase in PHASES:
-            us[phase] = _slowest_us(own, pair.call(phase, lambda: None))
+            warm[phase].append(_slowest_us(own, pair.call(phase, lambda: None)))
+            pair.check()
+    us = {phase: statistics.median(of_phase) for phase, of_phase in warm.items()}
     factor = torch.rand((SIDE, SIDE))
     share = min(len(os.sched_getaffinity(0)) / own.ranks, 1.0) if not own.is_pinned else 1.0
     products = {phase: _products(us[phase] * share, factor) for phase in PHASES}
@@ -160,9 +167,7 @@ def _products(us: float, factor: torch.Tensor) -> int:
     return max(int(us / each), 1)
 
 
-def _median_us(of_ranks: Sequence[list[tuple[int, int]]]) -> float:
+def _us(of_ranks: Sequence[list[tuple[int, int]]]) -> Any:
     """Of each round the last end minus the first begin."""
-    rounds: Any = zip(*of_ranks, strict=True)
-    return statistics.median(
-        (max(end for _, end in marks) - min(begin for begin, _ in marks)) / 1e3 for marks in rounds
-    )
+    marks = numpy.array(of_ranks)  # (ranks, rounds, 2)
+    return (marks[..., 1].max(0) - marks[..., 0].min(0)) / 1e3

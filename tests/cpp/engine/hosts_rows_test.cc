@@ -26,7 +26,6 @@ using testing::dispatch_only;
 using testing::expect_all_ok;
 using testing::LayerCase;
 using testing::Ranks;
-using testing::scaled_in;
 using testing::wide_layer;
 using transport::LocalLinks;
 using Clock = std::chrono::steady_clock;
@@ -167,8 +166,9 @@ void wait_until(const std::function<bool()>& true_now) {
   EXPECT_TRUE(true_now());
 }
 
-/// Up to combine_setup with rows in place, all 1.
+/// Up to combine_setup with rows that are all 1, of rank 0 in place.
 struct Opened {
+  std::vector<float> copied;
   DispatchSetupResult begun;
   DispatchTeardownResult there;
   CombineSetupResult back;
@@ -189,9 +189,10 @@ Status open_combine(Group& group, const LayerCase& layer, Opened& opened, LocalL
   opened.there = std::move(*there);
   const Tensor& counts = opened.there.assist_info_for_combine;
   const std::int64_t rows = counts.data<std::int32_t>()[layer.num_ranks * 2 - 1];
-  std::fill_n(opened.there.expand_x.data<float>(), rows * layer.h, 1.0F);
-  opened.rows =
-      TensorView::contiguous(opened.there.expand_x.data<float>(), DType::kFloat32, {rows, layer.h});
+  opened.copied.assign(static_cast<std::size_t>(rows * layer.h), 1.0F);
+  float* const own = group.rank() == 0 ? opened.there.expand_x.data<float>() : opened.copied.data();
+  std::fill_n(own, rows * layer.h, 1.0F);
+  opened.rows = TensorView::contiguous(own, DType::kFloat32, {rows, layer.h});
   if (group.rank() == 0) {
     links.hold(0, 1);
   }
@@ -241,11 +242,11 @@ TEST(HostsRows, OfASetupThatAResetClosedNeverCount) {
   ranks.expect_works();
 }
 
-/// Rank 2 hears of what rank 1 accepted only when rank 0 is in its next reset already.
+/// Rank 2 hears of what rank 1 accepted only when rank 0, which a layer between two resets leaves
+/// out, is in its next reset already.
 TEST(HostsReset, WordsOfDifferentRanksMayComeInAnotherOrder) {
   LocalLinks links(3);
   Ranks ranks(Hosts{"a", "b", "c"}, 20s, {}, &links);
-  const LayerCase part = scaled_in(3, {0, 1});
   links.delay(1, 2, 1500ms);
   links.delay(2, 0, 300ms);  // so that rank 0 concludes when the link below is held
   const auto page = [&](int of, int rank) -> const window::ControlPage& {
@@ -264,9 +265,6 @@ TEST(HostsReset, WordsOfDifferentRanksMayComeInAnotherOrder) {
         return members.status();
       }
       epochs[static_cast<std::size_t>(group.rank())].push_back(group.stats().epoch);
-      if (const std::string text = run_layer(group, part); round == 0 && !text.empty()) {
-        return testing::status_of(text);
-      }
     }
     return {};
   }));

@@ -4,14 +4,17 @@
 
 #include <chrono>
 #include <cstdint>
+#include <cstdlib>
 #include <functional>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "engine/connect.h"
 #include "support/layer_case.h"
 #include "support/run_layer.h"
+#include "transport/local_wire.h"
 #include "waybill/group.h"
 
 namespace waybill::testing {
@@ -46,16 +49,28 @@ class Ranks {
  public:
   explicit Ranks(int count,
                  std::chrono::milliseconds timeout = std::chrono::seconds(20),
-                 std::function<void(Phase)> on_phase = {}) {
+                 std::function<void(Phase)> on_phase = {})
+      : Ranks(std::vector<std::string>(static_cast<std::size_t>(count)), timeout, on_phase) {}
+
+  /// On these hosts, a name a rank. `links`: between their wires, for tests to make bad.
+  explicit Ranks(std::vector<std::string> hosts,
+                 std::chrono::milliseconds timeout = std::chrono::seconds(20),
+                 std::function<void(Phase)> on_phase = {},
+                 const transport::LocalLinks* links = nullptr) {
     GroupOptions options;
     options.timeout = timeout;
     options.window_bytes = kTestWindowBytes;
     options.on_phase = std::move(on_phase);
-    auto groups = Group::local(count, options);
-    EXPECT_TRUE(groups.ok()) << groups.status().message();
-    groups_ = std::move(*groups);
+    options.hosts = std::move(hosts);
+    make(options, links);
   }
 
+  /// With other options: a rank for each of its hosts.
+  explicit Ranks(const GroupOptions& options, const transport::LocalLinks* links = nullptr) {
+    make(options, links);
+  }
+
+  int size() const noexcept { return static_cast<int>(groups_.size()); }
   Group& operator[](int rank) { return groups_[static_cast<std::size_t>(rank)]; }
 
   /// body(group) on every rank at once; what each returns.
@@ -83,7 +98,28 @@ class Ranks {
   }
 
  private:
+  void make(const GroupOptions& options, const transport::LocalLinks* links) {
+    const auto count = static_cast<int>(options.hosts.size());
+    auto sessions = engine::local_sessions(UniqueId::create().to_string(), count, options, links);
+    ASSERT_TRUE(sessions.ok()) << sessions.status().message();
+    for (auto& session : *sessions) {
+      groups_.emplace_back(std::move(session));
+    }
+  }
+
   std::vector<Group> groups_;
+};
+
+/// A variable of the environment while groups are made.
+class Variable {
+ public:
+  Variable(const char* name, const char* value) : name_(name) { setenv(name, value, 1); }
+  ~Variable() { unsetenv(name_); }
+  Variable(const Variable&) = delete;
+  Variable& operator=(const Variable&) = delete;
+
+ private:
+  const char* name_;
 };
 
 /// A plain layer: 3 tokens to each rank, float32, no options. M = 2 E.
@@ -107,6 +143,20 @@ inline LayerCase plain_layer(int ranks, std::int64_t experts_per_rank = 2) {
     input.shared_x.resize(3 * 16 * 4);
     input.ori_x.resize(3 * 16 * 4);
     layer.ranks.push_back(std::move(input));
+  }
+  return layer;
+}
+
+/// The plain layer with rows so wide that each travels to other hosts from where it lies.
+inline LayerCase wide_layer(int ranks) {
+  LayerCase layer = plain_layer(ranks);
+  layer.h = 8192;
+  layer.x_stride = layer.h;
+  for (LayerCase::RankInput& input : layer.ranks) {
+    const auto bytes = static_cast<std::size_t>(input.bs * layer.h * 4);
+    input.x.resize(bytes, input.x.front());
+    input.shared_x.resize(bytes);
+    input.ori_x.resize(bytes);
   }
   return layer;
 }

@@ -27,13 +27,21 @@ class UniqueId {
  public:
   /// 128 random bits.
   static UniqueId create();
-  /// The inverse of to_string(); kInvalidArgument for anything else than 32 hexadecimal digits.
+  /// The same with a TCP address, "host:port" (an IPv6 host in brackets), at which rank 0 can
+  /// listen and that the others can reach: ranks find there who is on which host, and need no
+  /// all_gather.
+  static UniqueId create(std::string address);
+  /// The inverse of to_string(); kInvalidArgument for anything else.
   static Result<UniqueId> from_string(std::string_view text);
-  /// 32 hexadecimal digits.
+  /// 32 hexadecimal digits, and "@" and the address where there is one.
   std::string to_string() const;
+
+  std::string digits() const;
+  const std::string& address() const noexcept { return address_; }
 
  private:
   std::array<std::uint8_t, 16> bytes_{};
+  std::string address_;
 };
 
 /// Where in a call a rank is. In the order in which a call passes through them.

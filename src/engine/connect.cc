@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "base/errors.h"
-#include "numerics/kernels.h"
+#include "engine/resolve.h"
 #include "transport/hosts.h"
 #include "transport/lobby.h"
 #include "transport/local.h"
@@ -13,79 +13,13 @@
 #include "transport/rendezvous.h"
 #include "transport/shm.h"
 #include "transport/socket.h"
+#include "transport/tcp_meeting.h"
 #include "transport/ucx/ucx_wire.h"
 #include "waybill/env.h"
 #include "window/window.h"
 
 namespace waybill::engine {
 namespace {
-
-/// Everything a session needs, with the environment's defaults filled in.
-struct Resolved {
-  SessionOptions session;
-  std::int64_t window_bytes = 0;
-  Env env;
-};
-
-Status bad_argument(const char* argument, const std::string& expected, const std::string& got) {
-  return error(
-      StatusCode::kInvalidArgument,
-      "connect",
-      argument,
-      std::string("connect: argument ") + argument + ": expected " + expected + ", got " + got);
-}
-
-Status check_world(int rank, int world_size, const GroupOptions& options) {
-  if (world_size < 1 || world_size > window::kMaxRanks) {
-    return bad_argument(
-        "world_size", "1 to " + std::to_string(window::kMaxRanks), std::to_string(world_size));
-  }
-  if (rank < 0 || rank >= world_size) {
-    return bad_argument("rank", "0 <= rank < " + std::to_string(world_size), std::to_string(rank));
-  }
-  if (!options.hosts.empty() && options.hosts.size() != static_cast<std::size_t>(world_size)) {
-    return bad_argument("hosts",
-                        "a name for each of " + std::to_string(world_size) + " ranks",
-                        std::to_string(options.hosts.size()));
-  }
-  return {};
-}
-
-Result<Resolved> resolve(int rank, int world_size, const GroupOptions& options) {
-  if (Status status = check_world(rank, world_size, options); !status.ok()) {
-    return status;
-  }
-  auto env = Env::from_process();
-  if (!env.ok()) {
-    return env.status();
-  }
-  Resolved resolved;
-  resolved.session.timeout = options.timeout.count() > 0 ? options.timeout : env->timeout;
-  resolved.session.threads = options.threads > 0 ? options.threads : env->threads.value_or(0);
-  if (env->simd && !numerics::is_supported(*env->simd)) {
-    return error(
-        StatusCode::kInvalidArgument,
-        "environment",
-        "WAYBILL_SIMD",
-        std::string("WAYBILL_SIMD: expected a level this machine has, got ") + name_of(*env->simd));
-  }
-  resolved.session.kernels = env->simd ? numerics::kernels(*env->simd) : numerics::best_kernels();
-  resolved.session.interrupted = options.interrupted;
-  resolved.session.on_phase = options.on_phase;
-  resolved.session.log = env->log_waits ? options.log : nullptr;
-  resolved.session.checked = options.checked || env->checked;
-  resolved.session.strict = options.strict != Strict::kNone ? options.strict : env->strict;
-  resolved.session.hccl_buffsize_mb = env->hccl_buffsize_mb;
-  resolved.window_bytes = options.window_bytes > 0 ? options.window_bytes : env->window_bytes;
-  constexpr std::int64_t kWindowUnit = std::int64_t{2} << 20;
-  if (resolved.window_bytes % kWindowUnit != 0) {
-    return bad_argument(
-        "window_bytes", "a multiple of 2 MiB", std::to_string(resolved.window_bytes));
-  }
-  window::MemoryBudget::process().set_limit(env->max_memory_bytes);
-  resolved.env = std::move(*env);
-  return resolved;
-}
 
 bool spans_hosts(const GroupOptions& options) {
   return std::any_of(options.hosts.begin(), options.hosts.end(), [&](const std::string& host) {
@@ -213,25 +147,51 @@ Result<std::unique_ptr<transport::Transport>> connect_hosts(
 
 }  // namespace
 
-Result<std::unique_ptr<Session>> connect_session(std::string id,
-                                                 const std::filesystem::path* path,
-                                                 int rank,
-                                                 int world_size,
-                                                 const GroupOptions& options) {
-  auto resolved = resolve(rank, world_size, options);
-  if (!resolved.ok()) {
-    return resolved.status();
+namespace {
+
+/// What ranks that have only a unique id with an address find out there.
+Status meet_at_address(const UniqueId& id,
+                       int rank,
+                       const Resolved& resolved,
+                       GroupOptions& options) {
+  const int world_size = static_cast<int>(options.hosts.size());
+  const transport::Patience patience{std::chrono::steady_clock::now() + resolved.session.timeout,
+                                     options.interrupted};
+  auto meeting = transport::TcpMeeting::open(id.digits(), id.address(), rank, world_size, patience);
+  if (!meeting.ok()) {
+    return meeting.status();
   }
+  auto host = this_host();
+  auto hosts = meeting->all_gather(host.ok() ? *host : "", patience);
+  if (!host.ok() || !hosts.ok()) {
+    return host.ok() ? hosts.status() : host.status();
+  }
+  options.hosts = std::move(*hosts);
+  options.processes.clear();
+  // The meeting stays open as long as the function that uses it.
+  const auto shared = std::make_shared<transport::TcpMeeting>(std::move(*meeting));
+  options.all_gather = [shared, patience](const std::string& own) {
+    return shared->all_gather(own, patience);
+  };
+  return {};
+}
+
+Result<std::unique_ptr<Session>> connect_resolved(const std::string& id,
+                                                  const std::filesystem::path* path,
+                                                  int rank,
+                                                  int world_size,
+                                                  const GroupOptions& options,
+                                                  Resolved& resolved) {
   const bool hosts = spans_hosts(options);
   if (hosts && (!options.all_gather || path != nullptr)) {
     return bad_argument("all_gather", "a way to reach the other hosts", "none");
   }
   transport::RendezvousOptions meeting;
-  meeting.id = std::move(id);
+  meeting.id = id;
   meeting.rank = rank;
   meeting.world_size = world_size;
-  meeting.window_bytes = resolved->window_bytes;
-  meeting.deadline = std::chrono::steady_clock::now() + resolved->session.timeout;
+  meeting.window_bytes = resolved.window_bytes;
+  meeting.deadline = std::chrono::steady_clock::now() + resolved.session.timeout;
   meeting.interrupted = options.interrupted;
   for (const auto& [pid, start] : options.processes) {
     meeting.processes.push_back({pid, start});
@@ -248,7 +208,7 @@ Result<std::unique_ptr<Session>> connect_session(std::string id,
     point = std::move(*place);
     meeting.id = point.id;
   }
-  auto made = make_window(meeting.id, rank, world_size, options, *resolved, false);
+  auto made = make_window(meeting.id, rank, world_size, options, resolved, false);
   if (!made.ok()) {
     return made.status();
   }
@@ -259,13 +219,35 @@ Result<std::unique_ptr<Session>> connect_session(std::string id,
     std::filesystem::remove(*path, ignored);
   }
   if (transport.ok() && hosts) {
-    transport = connect_hosts(std::move(*transport), window, meeting, options, resolved->env);
+    transport = connect_hosts(std::move(*transport), window, meeting, options, resolved.env);
   }
   if (!transport.ok()) {
     return transport.status();
   }
   return std::make_unique<Session>(
-      std::move(*transport), window, rank, std::move(resolved->session));
+      std::move(*transport), window, rank, std::move(resolved.session));
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Session>> connect_session(const UniqueId& id,
+                                                 const std::filesystem::path* path,
+                                                 int rank,
+                                                 int world_size,
+                                                 const GroupOptions& given) {
+  auto resolved = resolve(rank, world_size, given);
+  if (!resolved.ok()) {
+    return resolved.status();
+  }
+  if (id.address().empty() || world_size == 1 || !given.hosts.empty()) {
+    return connect_resolved(id.digits(), path, rank, world_size, given, *resolved);
+  }
+  GroupOptions options = given;
+  options.hosts.resize(static_cast<std::size_t>(world_size));
+  if (Status status = meet_at_address(id, rank, *resolved, options); !status.ok()) {
+    return status;
+  }
+  return connect_resolved(id.digits(), path, rank, world_size, options, *resolved);
 }
 
 Result<std::unique_ptr<Session>> rejoin_session(const std::string& id,

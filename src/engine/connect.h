@@ -16,7 +16,7 @@ class LocalLinks;
 namespace waybill::engine {
 
 /// See Group::connect(). With `path` ranks meet there, and `id` is what rank 0 leaves.
-Result<std::unique_ptr<Session>> connect_session(std::string id,
+Result<std::unique_ptr<Session>> connect_session(const UniqueId& id,
                                                  const std::filesystem::path* path,
                                                  int rank,
                                                  int world_size,

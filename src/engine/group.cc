@@ -50,9 +50,21 @@ UniqueId UniqueId::create() {
   return id;
 }
 
-Result<UniqueId> UniqueId::from_string(std::string_view text) {
+UniqueId UniqueId::create(std::string address) {
+  UniqueId id = create();
+  id.address_ = std::move(address);
+  return id;
+}
+
+Result<UniqueId> UniqueId::from_string(std::string_view whole) {
   UniqueId id;
-  bool good = text.size() == 2 * id.bytes_.size();
+  const std::size_t at = whole.find('@');
+  const std::string_view text = whole.substr(0, at);
+  if (at != std::string_view::npos) {
+    id.address_ = whole.substr(at + 1);
+  }
+  bool good =
+      text.size() == 2 * id.bytes_.size() && (at == std::string_view::npos) == id.address_.empty();
   for (std::size_t i = 0; good && i < text.size(); ++i) {
     constexpr std::string_view kDigits = "0123456789abcdef";
     const std::size_t digit = kDigits.find(text[i]);
@@ -66,12 +78,17 @@ Result<UniqueId> UniqueId::from_string(std::string_view text) {
         StatusCode::kInvalidArgument,
         "connect",
         "id",
-        "connect: argument id: expected 32 hexadecimal digits, got '" + std::string(text) + "'");
+        "connect: argument id: expected 32 hexadecimal digits, with or without @host:port, got '" +
+            std::string(whole) + "'");
   }
   return id;
 }
 
 std::string UniqueId::to_string() const {
+  return address_.empty() ? digits() : digits() + "@" + address_;
+}
+
+std::string UniqueId::digits() const {
   std::string text;
   for (const std::uint8_t byte : bytes_) {
     std::array<char, 3> digits{};
@@ -103,7 +120,7 @@ Result<Group> Group::connect(const UniqueId& id,
                              int rank,
                              int world_size,
                              const GroupOptions& options) {
-  auto session = engine::connect_session(id.to_string(), nullptr, rank, world_size, options);
+  auto session = engine::connect_session(id, nullptr, rank, world_size, options);
   if (!session.ok()) {
     return session.status();
   }
@@ -114,8 +131,7 @@ Result<Group> Group::connect(const std::filesystem::path& path,
                              int rank,
                              int world_size,
                              const GroupOptions& options) {
-  auto session =
-      engine::connect_session(UniqueId::create().to_string(), &path, rank, world_size, options);
+  auto session = engine::connect_session(UniqueId::create(), &path, rank, world_size, options);
   if (!session.ok()) {
     return session.status();
   }
@@ -126,7 +142,7 @@ Result<Group> Group::rejoin(const UniqueId& id,
                             int rank,
                             int world_size,
                             const GroupOptions& options) {
-  auto session = engine::rejoin_session(id.to_string(), rank, world_size, options);
+  auto session = engine::rejoin_session(id.digits(), rank, world_size, options);
   if (!session.ok()) {
     return session.status();
   }

@@ -181,13 +181,18 @@ class Waiter {
   void note_trouble(std::vector<Trouble>& troubles, int rank, int who) {
     const window::ControlPage& page = *session_.peer(who).control;
     const std::uint32_t epoch = window::epoch_of(spec_.target);
-    if (spec_.word == nullptr && page.left.load() == spec_.target) {
+    const window::Stamp left = page.left.load();
+    if (spec_.word == nullptr && (left == spec_.target || window::epoch_of(left) > epoch)) {
       // Nothing more arrives: the call looks for itself.
       troubles.push_back({WaitEnd::kArrived, rank, who});
     } else if (session_.transport().has_ended(who)) {
       troubles.push_back({WaitEnd::kLost, rank, who});
     } else if (window::epoch_of(page.signalled.load()) > epoch) {
       troubles.push_back({WaitEnd::kMovedOn, rank, who});
+    } else if (spec_.word == nullptr && who == rank) {
+      // A rank that is through with the call may call reset while its rows are on their way: they
+      // go to another rank than its words.
+      return;
     } else if (window::epoch_of(page.reset.joined.load()) >= epoch) {
       troubles.push_back({WaitEnd::kReset, rank, who});  // attempt a starts epoch a + 1
     }

@@ -15,6 +15,10 @@
  * more than 1: these do, a bit a call; REFUSALS: ranks may
  * refuse calls; TWO_GROUPS: another group of the call may fail.
  * Defects: see tools/check_model.py.
+ *
+ * Several hosts: a word that a rank of another host mirrors is the same word here, since a message a
+ * store comes in the order of the stores. Not modelled: that words of different writers reach a
+ * reader in another order than each other, and the mirrors of rows.
  */
 
 #ifndef N

@@ -278,6 +278,25 @@ TEST(HostsReset, WordsOfDifferentRanksMayComeInAnotherOrder) {
   ranks.expect_works();
 }
 
+/// Rank 0 is through with its call and in a reset when its rows have not come yet to rank 1, which
+/// receives them for rank 2.
+TEST(HostsReset, RowsThatAreOnTheirWayStillCount) {
+  LocalLinks links(3);
+  Ranks ranks(Hosts{"a", "b", "b"}, 20s, {}, &links);
+  links.delay(0, 1, 1s);
+  for (std::uint64_t round = 0; round < 2; ++round) {
+    const LayerCase layer = round == 0 ? testing::plain_layer(3) : wide_layer(3);
+    const auto begin = Clock::now();
+    expect_all_ok(ranks.run([&](Group& group) -> Status {
+      Status status = dispatch_only(group, layer.dispatch_args(group.rank()));
+      return status.ok() ? group.reset().status() : status;
+    }));
+    EXPECT_LT(Clock::now() - begin, 10s);
+  }
+  links.delay(0, 1, 0ms);
+  ranks.expect_works();
+}
+
 TEST(HostsReset, ALateRankAndSlowLinksAgree) {
   LocalLinks links(4);
   Ranks ranks(Hosts{"a", "b", "c", "a"}, 20s, {}, &links);

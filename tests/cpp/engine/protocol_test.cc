@@ -22,8 +22,24 @@ using testing::LayerCase;
 using testing::plain_layer;
 using testing::Ranks;
 
-TEST(Refusal, IsToldToTheOthersAndTheGroupGoesOn) {
-  Ranks ranks(3);
+/// Each of these on one host, on two and on three: the same errors, the same ranks.
+class RefusalOverHosts : public testing::OverHosts {};
+INSTANTIATE_TEST_SUITE_P(Hosts, RefusalOverHosts, ::testing::Values(1, 2, 3));
+class MismatchOverHosts : public testing::OverHosts {};
+INSTANTIATE_TEST_SUITE_P(Hosts, MismatchOverHosts, ::testing::Values(1, 2, 3));
+class CapacityOverHosts : public testing::OverHosts {};
+INSTANTIATE_TEST_SUITE_P(Hosts, CapacityOverHosts, ::testing::Values(1, 2, 3));
+class ReturnsOverHosts : public testing::OverHosts {};
+INSTANTIATE_TEST_SUITE_P(Hosts, ReturnsOverHosts, ::testing::Values(1, 2, 3));
+class TimeoutOverHosts : public testing::OverHosts {};
+INSTANTIATE_TEST_SUITE_P(Hosts, TimeoutOverHosts, ::testing::Values(1, 2, 3));
+class ResetOverHosts : public testing::OverHosts {};
+INSTANTIATE_TEST_SUITE_P(Hosts, ResetOverHosts, ::testing::Values(1, 2, 3));
+class StatsOverHosts : public testing::OverHosts {};
+INSTANTIATE_TEST_SUITE_P(Hosts, StatsOverHosts, ::testing::Values(1, 2, 3));
+
+TEST_P(RefusalOverHosts, IsToldToTheOthersAndTheGroupGoesOn) {
+  Ranks ranks(hosts(3));
   const LayerCase layer = plain_layer(3);
   for (int round = 0; round < 3; ++round) {
     const auto results = ranks.run([&](Group& group) {
@@ -43,8 +59,8 @@ TEST(Refusal, IsToldToTheOthersAndTheGroupGoesOn) {
   }
 }
 
-TEST(Refusal, DoesNotWaitForTheOthers) {
-  Ranks ranks(2);
+TEST_P(RefusalOverHosts, DoesNotWaitForTheOthers) {
+  Ranks ranks(hosts(2));
   const LayerCase layer = plain_layer(2);
   DispatchArgs bad = layer.dispatch_args(0);
   bad.comm_alg = "ring";
@@ -61,7 +77,7 @@ struct Difference {
   const char* value;
 };
 
-TEST(Mismatch, NamesArgumentRanksAndValuesOnEveryRank) {
+TEST_P(MismatchOverHosts, NamesArgumentRanksAndValuesOnEveryRank) {
   const std::vector<Difference> differences = {
       {"x", [](LayerCase& l) { l.h = 8; }, "8 on rank 1"},
       {"x", [](LayerCase& l) { l.dtype = DType::kBFloat16; }, "bfloat16 on rank 1"},
@@ -83,7 +99,7 @@ TEST(Mismatch, NamesArgumentRanksAndValuesOnEveryRank) {
        },
        "1 on rank 1"},
   };
-  Ranks ranks(3);
+  Ranks ranks(hosts(3));
   for (const Difference& difference : differences) {
     const LayerCase layer = plain_layer(3);
     LayerCase other = layer;
@@ -105,8 +121,8 @@ TEST(Mismatch, NamesArgumentRanksAndValuesOnEveryRank) {
   }
 }
 
-TEST(Mismatch, DifferentOperators) {
-  Ranks ranks(2);
+TEST_P(MismatchOverHosts, DifferentOperators) {
+  Ranks ranks(hosts(2));
   const LayerCase layer = plain_layer(2);
   const std::vector<std::int32_t> counts(4, 0);
   const std::vector<std::int32_t> triples(3, 0);
@@ -129,8 +145,8 @@ TEST(Mismatch, DifferentOperators) {
   ranks.expect_works();
 }
 
-TEST(Capacity, TooManyDuplicatesAreTheSameErrorOnEveryRank) {
-  Ranks ranks(2);
+TEST_P(CapacityOverHosts, TooManyDuplicatesAreTheSameErrorOnEveryRank) {
+  Ranks ranks(hosts(2));
   LayerCase layer = plain_layer(2);
   layer.num_experts = 2;  // L = 1: a rank takes one row a token
   for (auto& rank : layer.ranks) {
@@ -160,8 +176,8 @@ std::vector<Status> spoiled_combine(Ranks& ranks,
   });
 }
 
-TEST(Returns, AMissingRowIsNamed) {
-  Ranks ranks(2);
+TEST_P(ReturnsOverHosts, AMissingRowIsNamed) {
+  Ranks ranks(hosts(2));
   const LayerCase layer = plain_layer(2);
   const auto results = spoiled_combine(ranks, layer, [](int rank, DispatchResult& sent) {
     if (rank == 0) {  // one row fewer comes back
@@ -181,8 +197,8 @@ TEST(Returns, AMissingRowIsNamed) {
   ranks.expect_works();
 }
 
-TEST(Returns, ARowThatComesTwiceIsNamed) {
-  Ranks ranks(2);
+TEST_P(ReturnsOverHosts, ARowThatComesTwiceIsNamed) {
+  Ranks ranks(hosts(2));
   const LayerCase layer = plain_layer(2);
   const auto results = spoiled_combine(ranks, layer, [](int rank, DispatchResult& sent) {
     if (rank == 0) {
@@ -251,8 +267,8 @@ TEST(Returns, ARankThatFailsAloneStillWaitsForTheReadersOfItsRows) {
   EXPECT_EQ(failed, 1);
 }
 
-TEST(Timeout, NamesTheRankAndAResetOfAllMakesTheGroupWhole) {
-  Ranks ranks(3, 2s);
+TEST_P(TimeoutOverHosts, NamesTheRankAndAResetOfAllMakesTheGroupWhole) {
+  Ranks ranks(hosts(3), 2s);
   const LayerCase layer = plain_layer(3);
   const auto results = ranks.run([&](Group& group) {
     return group.rank() == 2 ? Status() : dispatch_only(group, layer.dispatch_args(group.rank()));
@@ -279,8 +295,8 @@ TEST(Timeout, NamesTheRankAndAResetOfAllMakesTheGroupWhole) {
   }
 }
 
-TEST(Reset, WakesARankThatWaitsInAnOldCall) {
-  Ranks ranks(2, 10s);
+TEST_P(ResetOverHosts, WakesARankThatWaitsInAnOldCall) {
+  Ranks ranks(hosts(2), 10s);
   const LayerCase layer = plain_layer(2);
   const auto begin = std::chrono::steady_clock::now();
   const auto results = ranks.run([&](Group& group) -> Status {
@@ -377,8 +393,8 @@ TEST(ExpertBuffer, ChecksItsArguments) {
   EXPECT_EQ(ranks[0].expert_buffer(1, 1, DType::kInt8).status().info().argument, "dtype");
 }
 
-TEST(Stats, CountRowsAndBytesPerPeer) {
-  Ranks ranks(2);
+TEST_P(StatsOverHosts, CountRowsAndBytesPerPeer) {
+  Ranks ranks(hosts(2));
   const LayerCase layer = plain_layer(2);
   const auto results = spoiled_combine(ranks, layer, [](int, DispatchResult&) {});
   for (const Status& status : results) {

@@ -122,6 +122,19 @@ class Variable {
   const char* name_;
 };
 
+/// A test that takes the number of its hosts.
+class OverHosts : public ::testing::TestWithParam<int> {
+ protected:
+  /// The host of each rank, in turns.
+  static std::vector<std::string> hosts(int ranks) {
+    std::vector<std::string> names;
+    for (int rank = 0; rank < ranks; ++rank) {
+      names.push_back("host" + std::to_string(rank % GetParam()));
+    }
+    return names;
+  }
+};
+
 /// A plain layer: 3 tokens to each rank, float32, no options. M = 2 E.
 inline LayerCase plain_layer(int ranks, std::int64_t experts_per_rank = 2) {
   LayerCase layer;

@@ -3,7 +3,7 @@
 Steps: lint (formatters, linters, includes), cpp (release build with g++), install (the installed
 package used from outside), python (pytest), model (the protocol's models, with spin), asan (C++
 tests under the address and undefined-behaviour sanitizers), tsan (those of rooms with threads under
-the thread sanitizer), fuzz (the fuzz targets, built with clang 14, for a minute). With --full also
+the thread sanitizer). With --full also fuzz (the fuzz targets, built with clang 14, for a minute),
 tidy (clang-tidy), clang (the C++ tests built with clang 14), aarch64 (everything cross-compiled,
 and the tests without processes under qemu-user) and coverage, all cases of the long sweeps, and
 every room under the thread sanitizer. A step whose tools are missing is skipped with a line; with
@@ -31,7 +31,7 @@ STEP_SECONDS = 3600
 THREADED = ("engine", "processes", "schedules", "transport", "window")
 """Rooms whose tests have threads."""
 ALL_SCHEDULES = 20000
-LONG = ("tidy", "clang", "aarch64", "coverage")
+LONG = ("fuzz", "tidy", "clang", "aarch64", "coverage")
 """Steps of --full only."""
 FUZZ_SECONDS = 60
 EMULATED = ("base", "numerics", "contract", "routing", "window", "transport", "engine")

@@ -39,6 +39,7 @@ void Mirrors::begin(Mirror& mirror, MirrorSlot& slot, const MessageHead& head) {
   window::fence_all();  // before any byte changes: see Transport::slot() and its readers
   mirror.stamp = head.stamp;
   mirror.received = 0;
+  mirror.committed = false;
   mirror.failed = head.value < 0 || head.value > window_->pool.region().size_bytes();
   if (mirror.failed || (mirror.buffer && mirror.capacity >= head.value)) {
     return;
@@ -58,9 +59,12 @@ std::byte* Mirrors::place(int from, const MessageHead& head, std::int64_t at, st
   if (mirror.stamp != head.stamp) {
     begin(mirror, slot_of(from, head.half), head);
   }
-  if (at < 0 || bytes < 0 || at > head.value - bytes || head.value > mirror.capacity) {
-    mirror.failed = true;
+  if (mirror.committed) {
+    return nullptr;
   }
+  const bool inside = head.value >= 0 && head.value <= mirror.capacity && at >= 0 && bytes >= 0 &&
+                      bytes <= head.value && at <= head.value - bytes;
+  mirror.failed = mirror.failed || !inside;
   // Holes, rows meant for other hosts, get no memory.
   if (mirror.failed || !window_->pool.commit(mirror.buffer, at, bytes).ok()) {
     mirror.failed = true;
@@ -76,9 +80,10 @@ bool Mirrors::commit(int from, const MessageHead& head) {
   if (mirror.stamp != head.stamp) {
     begin(mirror, slot, head);
   }
-  if (!mirror.failed && mirror.received != head.at) {
+  if (mirror.committed || (!mirror.failed && mirror.received != head.at)) {
     return false;
   }
+  mirror.committed = true;
   slot.offset.store(
       mirror.failed ? 0 : window_->pool.offset_of(mirror.buffer.data(), mirror.capacity),
       std::memory_order_relaxed);

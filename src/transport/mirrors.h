@@ -37,6 +37,7 @@ class Mirrors {
     window::Stamp stamp = 0;  ///< of what is written
     std::int64_t received = 0;
     bool failed = false;
+    bool committed = false;  ///< readers were told: nothing more is taken
     Buffer buffer;
     std::int64_t capacity = 0;
   };

@@ -448,7 +448,7 @@ void RemoteTransport::on_message(int from,
     case MessageKind::kRows:
       if (std::byte* to =
               mirrors_.place(from, head, head.at, static_cast<std::int64_t>(body.size()))) {
-        std::memcpy(to, body.data(), body.size());
+        std::ranges::copy(body, to);
       }
       break;
     case MessageKind::kPacked:
@@ -534,7 +534,7 @@ void RemoteTransport::store_pieces(int from,
       return;
     }
     if (std::byte* to = mirrors_.place(from, head, piece.at, piece.bytes)) {
-      std::memcpy(to, body.data(), bytes);
+      std::ranges::copy(body.first(bytes), to);
     }
     body = body.subspan(bytes);
   }

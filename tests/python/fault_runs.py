@@ -36,6 +36,7 @@ POLL_SECONDS = 0.002
 PR_SET_PDEATHSIG = 1
 LEFT_SECONDS = 5.0
 BUSY_SECONDS = 0.2  # a machine that does not let this process run for so long is too busy to judge
+PAUSED_SECONDS = 2.0  # whatever did not happen meanwhile may have been expected
 LATE = re.compile(r"after [\d.]+ s|did not come|did not end|not within|left behind")
 RETURNS = {Return.AT_ONCE: LOOKED, Return.FAILED: FAILED, Return.SHRUNK: SHRUNK}
 """The step of all survivors at which the new process is started."""
@@ -53,9 +54,10 @@ class Result:
     @property
     def may_be_load(self) -> bool:
         """Whether a busy machine may be to blame: something took too long, and no row was wrong."""
-        late = any(LATE.search(text) for text in self.problems)
+        paused = self.busy > PAUSED_SECONDS
+        late = paused or any(LATE.search(text) for text in self.problems)
         wrong = any("wrong row" in text for text in self.problems)
-        return self.busy > BUSY_SECONDS and late and not wrong
+        return bool(self.problems) and self.busy > BUSY_SECONDS and late and not wrong
 
 
 def fork_rank(life: Callable[[], None], output: Path) -> int:

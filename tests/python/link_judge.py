@@ -78,7 +78,7 @@ def judge_calls(
     # A rank of this side that failed in an earlier call did not come to this one.
     earlier = [other for other in side if failed_at[other] < failed_at[rank]]
     others = [other for other in last["ranks"] if other in side and other not in earlier]
-    if not away or others or (others and case.fault.is_lost):
+    if not away or others:
         found.append(f"{last['operator']}: {got}, expected ranks across the cut: {last['text']}")
     if "is on host" not in last["text"]:
         found.append(f"its text says nothing of hosts: {last['text']}")

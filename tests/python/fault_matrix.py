@@ -40,7 +40,7 @@ from fault_cases import (
     stratified_hosts,
     why_not,
 )
-from fault_runs import CaseRun, Result, begin_run, run_cases
+from fault_runs import CaseRun, Result, run_cases
 from link_cases import LINK_POINTS, LinkCase, LinkFault
 from link_runs import LinkRun
 from links import SwitchedNetwork
@@ -80,8 +80,8 @@ def chosen_cases(options: argparse.Namespace) -> list[Case]:
     return [case for case in cases if like in case.name] * options.times
 
 
-def start(case: Case) -> CaseRun:
-    return LinkRun(case) if isinstance(case, LinkCase) else begin_run(case)
+def kind_of(case: Case) -> type[CaseRun]:
+    return LinkRun if isinstance(case, LinkCase) else CaseRun
 
 
 def why_no_hosts() -> str:
@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Progress would start a thread, and forked ranks must not inherit one.
     with Progress(console=console, auto_refresh=False) as progress:
         task = progress.add_task("cases", total=len(cases))
-        for result in run_cases(cases, options.jobs, start):
+        for result in run_cases(cases, options.jobs, kind_of):
             if result.repeats:
                 text = f"repeated, since the machine was busy for {result.busy:.1f} s"
                 console.print(f"{result.case.name}: {text}: {result.problems[0]}", markup=False)

@@ -94,9 +94,9 @@ def live_to_the_end(life: Callable[[], None]) -> int:
 class CaseRun:
     """One case under way. poll() until it is over."""
 
-    def __init__(self, case: FaultCase, network: Network | None = None) -> None:
+    def __init__(self, case: Any) -> None:
         self.case = case
-        self.network = network  # None: all ranks are on this host
+        self.network = self.make_network(case)
         self.begin = time.monotonic()
         self.board = Board()
         self.folder = Path(tempfile.mkdtemp(prefix="waybill-faults-"))
@@ -106,12 +106,16 @@ class CaseRun:
         self.restarted = False
         self.polled = time.monotonic()
         self.busy = 0.0
-        self.prepare()
         self.pids = {self.fork(rank): rank for rank in range(case.num_ranks)}
 
-    def prepare(self) -> None:
-        """The oracle's answers, before the ranks are forked."""
-        case = self.case
+    @staticmethod
+    def make_network(case: Any) -> Network | None:
+        """The hosts of the ranks; None: all are on this one."""
+        return shared_network(case.hosts) if case.hosts > 1 else None
+
+    @staticmethod
+    def prepare(case: Any) -> None:
+        """The oracle's answers, before ranks are forked and while no case is under way."""
         for members in ((*range(case.num_ranks),), (*range(len(case.survivors)),)):
             prepare(case.operator, len(members), members, case.in_place)
         scaled = COMBINE if case.is_pair else case.operator
@@ -215,12 +219,8 @@ def shared_network(hosts: int) -> Network:
     return Network(hosts)
 
 
-def begin_run(case: FaultCase) -> CaseRun:
-    return CaseRun(case, shared_network(case.hosts) if case.hosts > 1 else None)
-
-
 def run_cases(
-    cases: Sequence[Any], jobs: int = 1, begin: Callable[[Any], CaseRun] = begin_run
+    cases: Sequence[Any], jobs: int = 1, kind_of: Callable[[Any], type[CaseRun]] = lambda _: CaseRun
 ) -> Iterator[Result]:
     """The cases' results as they end, `jobs` at a time; behind them the machine is as before.
 
@@ -229,11 +229,13 @@ def run_cases(
     repeats: Counter[Any] = Counter()
     assert len(os.listdir("/proc/self/task")) == 1, "ranks are forked: expected one thread"
     before = machine_level()
+    for case in cases:
+        kind_of(case).prepare(case)
     waiting = list(reversed(cases))
     running: list[CaseRun] = []
     while waiting or running:
         while waiting and len(running) < jobs:
-            running.append(begin(waiting.pop()))
+            running.append(kind_of(waiting[-1])(waiting.pop()))
         for run in [run for run in running if run.poll()]:
             running.remove(run)
             result = run.result()

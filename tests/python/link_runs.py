@@ -26,12 +26,17 @@ class LinkRun(CaseRun):
     case: LinkCase
 
     def __init__(self, case: LinkCase) -> None:
+        super().__init__(case)
         self.healed = False
-        self.links = SwitchedNetwork(case.hosts, offload=case.fault is not LinkFault.LOSS)
-        super().__init__(case, self.links)
+        assert isinstance(self.network, SwitchedNetwork)
+        self.links = self.network
 
-    def prepare(self) -> None:
-        case = self.case
+    @staticmethod
+    def make_network(case: LinkCase) -> SwitchedNetwork:
+        return SwitchedNetwork(case.hosts, offload=case.fault is not LinkFault.LOSS)
+
+    @staticmethod
+    def prepare(case: LinkCase) -> None:
         everyone = tuple(range(case.num_ranks))
         prepare(case.operator, case.num_ranks, everyone, case.in_place)
         if case.fault.ends_calls and not case.heals:

@@ -43,7 +43,7 @@ fuzz: setup
 	PATH="$(BIN):$$PATH" cmake --build --preset fuzz
 	$(BIN)/python tools/fuzz.py --seconds $(SECONDS)
 
-# Every fault at every point of every operator: half an hour.
+# Every fault at every point of every operator, on one host, over two, and of links: an hour and a half.
 faults: setup
 	$(BIN)/python tests/python/fault_matrix.py --jobs 2
 

@@ -10,7 +10,8 @@ import enum
 import itertools
 import random
 import zlib
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 
 class Fault(enum.Enum):
@@ -78,18 +79,32 @@ OPERATORS = (DISPATCH, COMBINE, NORM, DISPATCH_SETUP, COMBINE_SETUP, BARRIER)
 """The set-up family counts as two: each name stands for the pair of setup and teardown."""
 RETURNS_ROWS = (COMBINE, NORM, COMBINE_SETUP)
 RANKS = (2, 4, 8)
+HOSTS = (1, 2)
 ROUNDS_AFTER = 3  # correct calls that are asked for after each recovery
 
 
 class Outcome(NamedTuple):
-    """How a call ends on a rank: any of `kinds`, an error with exactly these ranks."""
+    """How a call ends on a rank: any of `kinds`, an error with these ranks and perhaps others."""
 
     kinds: tuple[str, ...]
     ranks: tuple[int, ...] = ()
+    also: tuple[int, ...] = ()  # may be named, too; where `ranks` is empty, one of them has to be
 
     @property
     def succeeds(self) -> bool:
         return self == OK
+
+    def fits(self, kind: str, ranks: Sequence[int]) -> bool:
+        allowed = set(self.ranks) | set(self.also)
+        return (
+            kind in self.kinds
+            and set(self.ranks) <= set(ranks) <= allowed
+            and bool(ranks) == bool(allowed)
+        )
+
+    def __str__(self) -> str:
+        words = [" or ".join(self.kinds), *map(str, self.ranks)]
+        return " ".join(words + [f"({rank})" for rank in self.also])
 
 
 OK = Outcome(("ok",))
@@ -100,12 +115,21 @@ class FaultCase(NamedTuple):
     point: Point
     operator: str
     num_ranks: int
+    hosts: int = 1  # with as many ranks on each
 
     @property
     def name(self) -> str:
         """What --case takes."""
         point = self.point.value.replace(": ", "-").replace(" ", "-")
-        return f"{self.fault.value}/{point}/{self.operator}/{self.num_ranks}"
+        where = f"/{self.hosts}-hosts" if self.hosts > 1 else ""
+        return f"{self.fault.value}/{point}/{self.operator}/{self.num_ranks}{where}"
+
+    def host_of(self, rank: int) -> int:
+        return rank * self.hosts // self.num_ranks
+
+    def is_near(self, rank: int) -> bool:
+        """Whether a survivor is on the victim's host."""
+        return self.host_of(rank) == self.host_of(self.victim)
 
     @property
     def is_pair(self) -> bool:
@@ -123,8 +147,12 @@ class FaultCase(NamedTuple):
 
     @property
     def late(self) -> int:
-        """A survivor that an exception in a wait needs: without it the wait would be over."""
-        return (self.victim + 1) % self.num_ranks
+        """A survivor that an exception in a wait needs: without it the wait would be over.
+
+        On the victim's host if there is one: nobody waits for readers of other hosts.
+        """
+        behind = [(self.victim + i) % self.num_ranks for i in range(1, self.num_ranks)]
+        return min(behind, key=lambda rank: not self.is_near(rank))
 
     @property
     def returns(self) -> Return:
@@ -181,13 +209,18 @@ def why_not(case: FaultCase) -> str:
         return "publishes no rows in place"
     if point is Point.BETWEEN_SETUP and not case.is_pair:
         return "has no setup"
+    if case.hosts > 1 and case.fault is Fault.RESTART:
+        return "processes come back to groups on one host only"
+    if case.hosts == case.num_ranks and point is Point.WAIT_READERS and case.fault is Fault.RAISE:
+        return "alone on its host a rank waits for no reader"
     return ""
 
 
 def expected(case: FaultCase, rank: int) -> list[Outcome]:
     """What a survivor's calls come to, from the call that is hit on: the last one fails.
 
-    The call that is hit: of the victim's operator; at "between calls" the next one.
+    The call that is hit: of the victim's operator; at "between calls" the next one. Of groups on
+    one host; fault_hosts.py says what else may be on several.
     """
     if case.fault is Fault.SLOW:
         return [OK]
@@ -220,29 +253,45 @@ def expected_of_exception(case: FaultCase, rank: int, lost: Outcome) -> list[Out
     return [lost]
 
 
-def combinations() -> list[FaultCase]:
-    return [FaultCase(*choice) for choice in itertools.product(Fault, Point, OPERATORS, RANKS)]
+def combinations(hosts: Sequence[int] = HOSTS) -> list[FaultCase]:
+    choices = itertools.product(hosts, Fault, Point, OPERATORS, RANKS)
+    return [FaultCase(*others, number) for number, *others in choices]
 
 
-def matrix() -> list[FaultCase]:
-    return [case for case in combinations() if not why_not(case)]
+def matrix(hosts: Sequence[int] = HOSTS) -> list[FaultCase]:
+    return [case for case in combinations(hosts) if not why_not(case)]
 
 
 def pairs_of(case: FaultCase) -> set[tuple[object, object]]:
-    return set(itertools.combinations(case, 2))
+    return set(itertools.combinations(case[:4], 2))
+
+
+def coarse_pairs_of(case: FaultCase) -> set[tuple[object, object]]:
+    """Faults that end a process do much the same to other hosts, and so do those that stop it."""
+    kind = "ends" if case.fault.ends_process else "stops" if case.fault.stops else "slow"
+    return {(kind, case.point), (kind, case.operator), (case.fault, case.num_ranks)}
+
+
+def covering(cases: list[Any], pairs: Callable[[Any], set[tuple[object, object]]]) -> list[Any]:
+    """A fixed part of the cases that has each pair that occurs in one of them."""
+    random.Random(11).shuffle(cases)
+    missing = set().union(*map(pairs, cases))
+    chosen = []
+    while missing:
+        best = max(cases, key=lambda case: len(pairs(case) & missing))
+        missing -= pairs(best)
+        chosen.append(best)
+    return chosen
 
 
 def stratified() -> list[FaultCase]:
-    """A fixed part of the matrix in which each pair of values of two axes occurs."""
-    cases = matrix()
-    random.Random(11).shuffle(cases)
-    missing = set().union(*map(pairs_of, cases))
-    chosen = []
-    while missing:
-        best = max(cases, key=lambda case: len(pairs_of(case) & missing))
-        missing -= pairs_of(best)
-        chosen.append(best)
-    return chosen
+    """Of groups on one host: each pair of values of two axes occurs."""
+    return covering(matrix([1]), pairs_of)
+
+
+def stratified_hosts() -> list[FaultCase]:
+    """Of groups over hosts."""
+    return covering(matrix([2]), coarse_pairs_of)
 
 
 def find(name: str) -> FaultCase:

@@ -1,6 +1,8 @@
 """The fault matrix: faults x points x operators x numbers of ranks, on this machine's processes.
 
     python tests/python/fault_matrix.py                 # all of it
+    python tests/python/fault_matrix.py --hosts 2       # faults of ranks in groups over two hosts
+    python tests/python/fault_matrix.py --hosts links   # faults of links and of hosts
     python tests/python/fault_matrix.py --part          # each pair of values of two axes
     python tests/python/fault_matrix.py --case kill/mid-pull/combine_v2/4
 
@@ -15,8 +17,9 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # no thread may be there when ranks are forked
 
@@ -25,6 +28,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+import link_cases
 from fault_cases import (
     Fault,
     FaultCase,
@@ -33,10 +37,23 @@ from fault_cases import (
     find,
     matrix,
     stratified,
+    stratified_hosts,
     why_not,
 )
-from fault_runs import Result, run_cases
+from fault_runs import CaseRun, Result, run_cases
+from link_cases import LINK_POINTS, LinkCase, LinkFault
+from link_runs import LinkRun
+from links import SwitchedNetwork
+from waybill import _library
 
+Case = FaultCase | LinkCase
+PARTS: dict[str, tuple[Callable[[], Sequence[Any]], Callable[[], Sequence[Any]]]] = {
+    "1": (lambda: matrix([1]), stratified),
+    "2": (lambda: matrix([2]), stratified_hosts),
+    "links": (link_cases.matrix, link_cases.stratified),
+}
+"""All cases, and the part of them for --part."""
+TITLES = {"1": "One host", "2": "Two hosts", "links": "Links between hosts"}
 PROGRESS_CASES = 100  # from line to line where there is no progress bar
 
 
@@ -44,6 +61,7 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", action="store_true", help="each pair of values of two axes")
     parser.add_argument("--case", action="append", help="one case by its name; may be repeated")
+    parser.add_argument("--hosts", action="append", choices=PARTS, help="a part; may be repeated")
     parser.add_argument("--like", help="cases whose names contain this")
     parser.add_argument("--list", action="store_true", help="print the names and end")
     parser.add_argument("--times", type=int, default=1, help="how often each case is run")
@@ -52,30 +70,53 @@ def read_options(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def chosen_cases(options: argparse.Namespace) -> list[FaultCase]:
+def chosen_cases(options: argparse.Namespace) -> list[Case]:
     if options.case:
-        cases = [find(name) for name in options.case]
+        cases = [link_cases.find(name) or find(name) for name in options.case]
     else:
-        cases = stratified() if options.part else matrix()
+        parts = options.hosts or PARTS
+        cases = [case for part in parts for case in PARTS[part][options.part]()]
     like = options.like or ""
     return [case for case in cases if like in case.name] * options.times
 
 
-def table_of(results: Sequence[Result], cases: Sequence[FaultCase]) -> Table:
+def kind_of(case: Case) -> type[CaseRun]:
+    return LinkRun if isinstance(case, LinkCase) else CaseRun
+
+
+def why_no_hosts() -> str:
+    """Why groups over hosts cannot be made here. Found out by a process of its own: UCX may start
+    threads, and ranks are forked.
+    """
+    reader, writer = os.pipe()
+    if (pid := os.fork()) == 0:
+        reason = SwitchedNetwork.available() or _library.machine()["ucx_problem"] or ""
+        os.write(writer, str(reason).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as file:
+        reason = file.read()
+    os.waitpid(pid, 0)
+    return reason
+
+
+def table_of(results: Sequence[Result], part: str) -> Table:
     """Counts by fault and point: passed, failed, and combinations that cannot be."""
-    counts: Counter[tuple[Fault, Point, str]] = Counter()
+    counts: Counter[tuple[Any, Point, str]] = Counter()
     for result in results:
-        counts[result.case.fault, result.case.point, "failed" if result.problems else "passed"] += 1
-    for case in combinations():
-        if why_not(case):
-            counts[case.fault, case.point, "n/a"] += 1
-    table = Table(title="Cases: passed/failed/not applicable", title_justify="left")
+        if part_of(result.case) == part:
+            kind = "failed" if result.problems else "passed"
+            counts[result.case.fault, result.case.point, kind] += 1
+    for case, _ in impossible(part):
+        counts[case.fault, case.point, "n/a"] += 1
+    table = Table(title=f"{TITLES[part]}: passed/failed/not applicable", title_justify="left")
     table.add_column("", no_wrap=True)
-    for fault in Fault:
+    faults: Sequence[Any] = list(LinkFault if part == "links" else Fault)
+    for fault in faults:
         table.add_column(fault.value, justify="right")
-    for point in Point:
+    for point in LINK_POINTS if part == "links" else Point:
         cells = []
-        for fault in Fault:
+        for fault in faults:
             passed, failed, cannot = (
                 counts[fault, point, kind] for kind in ("passed", "failed", "n/a")
             )
@@ -85,13 +126,22 @@ def table_of(results: Sequence[Result], cases: Sequence[FaultCase]) -> Table:
     return table
 
 
-def reasons() -> list[str]:
+def part_of(case: Case) -> str:
+    return "links" if isinstance(case, LinkCase) else str(case.hosts)
+
+
+def impossible(part: str) -> list[tuple[Case, str]]:
+    """Combinations that cannot be, and why."""
+    if part == "links":
+        pairs: list[Any] = [(case, link_cases.why_not(case)) for case in link_cases.combinations()]
+    else:
+        pairs = [(case, why_not(case)) for case in combinations([int(part)])]
+    return [(case, reason) for case, reason in pairs if reason]
+
+
+def reasons(part: str) -> list[str]:
     """Why combinations are not applicable, with their numbers."""
-    counts = Counter(
-        f"{case.point.value}, {case.operator}: {why_not(case)}"
-        for case in combinations()
-        if why_not(case)
-    )
+    counts = Counter(reason for _, reason in impossible(part))
     return [f"not applicable ({count}): {reason}" for reason, count in counts.items()]
 
 
@@ -103,12 +153,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join(case.name for case in cases))
         return 0
     console = Console(width=None if sys.stdout.isatty() else 110)
+    reason = why_no_hosts() if any(case.hosts > 1 for case in cases) else ""
+    if reason:
+        skipped = sum(case.hosts > 1 for case in cases)
+        cases = [case for case in cases if case.hosts == 1]
+        console.print(f"skipped: {skipped} cases over hosts: {reason}", markup=False)
     results = []
     begin = time.monotonic()
     # Progress would start a thread, and forked ranks must not inherit one.
     with Progress(console=console, auto_refresh=False) as progress:
         task = progress.add_task("cases", total=len(cases))
-        for result in run_cases(cases, options.jobs):
+        for result in run_cases(cases, options.jobs, kind_of):
             if result.repeats:
                 text = f"repeated, since the machine was busy for {result.busy:.1f} s"
                 console.print(f"{result.case.name}: {text}: {result.problems[0]}", markup=False)
@@ -123,9 +178,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.json.write_text(
             json.dumps({result.case.name: result.problems for result in results}, indent=1)
         )
-    console.print(table_of(results, cases))
-    for reason in reasons():
-        console.print(reason, highlight=False)
+    for part in PARTS:
+        if any(part_of(case) == part for case in cases):
+            console.print(table_of(results, part))
+            for reason in reasons(part):
+                console.print(reason, highlight=False)
     return conclude(console, results, time.monotonic() - begin)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch.distributed as dist
 
 import waybill
-from fault_board import SLACK, Board, growth, level, wait_until
+from fault_board import MAX_RANKS, SLACK, Board, growth, level, wait_until
 from fault_cases import COMBINE, PHASES, ROUNDS_AFTER, Fault, FaultCase, Point
 from fault_layers import Arguments, Round, make_call, run_round, short_name
 from waybill import _library, _meeting, groups
@@ -42,7 +42,10 @@ class CallFailed(Exception):
 
 
 def timeout_of(case: FaultCase) -> float:
-    return SHORT_TIMEOUT if case.fault.stops or case.ends_unseen else PATIENT_TIMEOUT
+    # Processes of other hosts cannot be seen to end before there is a connection.
+    unseen = case.ends_unseen or (case.hosts > 1 and case.point.in_rendezvous)
+    short = case.fault.stops or (unseen and case.fault is not Fault.SLOW)
+    return SHORT_TIMEOUT if short else PATIENT_TIMEOUT
 
 
 class FaultRank:
@@ -68,6 +71,10 @@ class FaultRank:
         self.phases = {number: _library.phase_name(number) for number in range(11)}
         suffix = "-again" if again else ""
         self.records = open(folder / f"records-{rank}{suffix}", "a")  # noqa: SIM115
+
+    @property
+    def timeout(self) -> float:
+        return timeout_of(self.case)
 
     def record(self, what: str, **fields: Any) -> None:
         line = {"what": what, "stage": self.stage, **fields}
@@ -118,7 +125,8 @@ class FaultRank:
         phase = self.phases[self.board.phase[self.rank]]
         if self.case.point is not Point.WAIT_READERS:
             return phase == "wait-signals"
-        others = set(self.everyone) - {self.case.late, self.rank}
+        near = filter(self.case.is_near, self.everyone)  # the others wait for no reader here
+        others = set(near) - {self.case.late, self.rank}
         read = ("wait-readers", "idle")
         return phase == "wait-readers" and all(
             self.phases[self.board.phase[rank]] in read for rank in others
@@ -227,7 +235,7 @@ class FaultRank:
         begin = time.monotonic()
         full_name = f"{self.folder.name}-{name}"
         waits_for_victim = self.stage in ("warm", "after")
-        timeout = timeout_of(self.case) if waits_for_victim else PATIENT_TIMEOUT
+        timeout = self.timeout if waits_for_victim else PATIENT_TIMEOUT
         try:
             groups.connect_with_hook(
                 store, rank, num_ranks, full_name, timeout, 1, on_phase=self.on_phase
@@ -242,6 +250,11 @@ class FaultRank:
 
     def live(self) -> None:
         signal.signal(signal.SIGALRM, self.on_alarm)
+        if self.case.hosts > 1:
+            # To enter a host takes longer for some: that must not count as being late.
+            begun = self.board.words[MAX_RANKS : 2 * MAX_RANKS]
+            begun[self.rank] = 1
+            self.wait(lambda: sum(begun) == self.case.num_ranks, "all are on their hosts")
         before = level()
         if self.again:
             self.come_back()
@@ -292,6 +305,9 @@ class FaultRank:
     def recover(self, name: str) -> str:
         """Resets and calls after the failure; the group that is there in the end."""
         case, board = self.case, self.board
+        if case.hosts > 1 and not self.is_victim:
+            # A rank that got the victim's rows may be in a later call than one that did not.
+            self.wait(lambda: board.all_at(case.survivors, FAILED), "all have failed")
         if case.fault is Fault.PAUSE:
             self.wait(lambda: board.all_at(self.everyone, FAILED), "the victim fails")
         elif self.is_victim:

@@ -20,19 +20,23 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from fault_board import Board, machine_level
 from fault_cases import COMBINE, Fault, FaultCase, Return
 from fault_judge import REPLACEMENT, Record, judge
 from fault_layers import prepare
 from fault_ranks import FAILED, LOOKED, SHRUNK, FaultRank, ProgramError
+from waybill.namespaces import Network
 
 CASE_SECONDS = 60.0
 POLL_SECONDS = 0.002
 PR_SET_PDEATHSIG = 1
 LEFT_SECONDS = 5.0
 BUSY_SECONDS = 0.2  # a machine that does not let this process run for so long is too busy to judge
+PAUSED_SECONDS = 2.0  # whatever did not happen meanwhile may have been expected
 LATE = re.compile(r"after [\d.]+ s|did not come|did not end|not within|left behind")
 RETURNS = {Return.AT_ONCE: LOOKED, Return.FAILED: FAILED, Return.SHRUNK: SHRUNK}
 """The step of all survivors at which the new process is started."""
@@ -50,9 +54,10 @@ class Result:
     @property
     def may_be_load(self) -> bool:
         """Whether a busy machine may be to blame: something took too long, and no row was wrong."""
-        late = any(LATE.search(text) for text in self.problems)
+        paused = self.busy > PAUSED_SECONDS
+        late = paused or any(LATE.search(text) for text in self.problems)
         wrong = any("wrong row" in text for text in self.problems)
-        return self.busy > BUSY_SECONDS and late and not wrong
+        return bool(self.problems) and self.busy > BUSY_SECONDS and late and not wrong
 
 
 def fork_rank(life: Callable[[], None], output: Path) -> int:
@@ -89,8 +94,9 @@ def live_to_the_end(life: Callable[[], None]) -> int:
 class CaseRun:
     """One case under way. poll() until it is over."""
 
-    def __init__(self, case: FaultCase) -> None:
+    def __init__(self, case: Any) -> None:
         self.case = case
+        self.network = self.make_network(case)
         self.begin = time.monotonic()
         self.board = Board()
         self.folder = Path(tempfile.mkdtemp(prefix="waybill-faults-"))
@@ -100,15 +106,29 @@ class CaseRun:
         self.restarted = False
         self.polled = time.monotonic()
         self.busy = 0.0
+        self.pids = {self.fork(rank): rank for rank in range(case.num_ranks)}
+
+    @staticmethod
+    def make_network(case: Any) -> Network | None:
+        """The hosts of the ranks; None: all are on this one."""
+        return shared_network(case.hosts) if case.hosts > 1 else None
+
+    @staticmethod
+    def prepare(case: Any) -> None:
+        """The oracle's answers, before ranks are forked and while no case is under way."""
         for members in ((*range(case.num_ranks),), (*range(len(case.survivors)),)):
             prepare(case.operator, len(members), members, case.in_place)
         scaled = COMBINE if case.is_pair else case.operator
         prepare(scaled, case.num_ranks, case.survivors, case.in_place)
-        self.pids = {self.fork(rank): rank for rank in range(case.num_ranks)}
+
+    def make_rank(self, rank: int, *, again: bool) -> FaultRank:
+        return FaultRank(self.case, rank, self.board, self.folder, again=again)
 
     def fork(self, rank: int, *, again: bool = False) -> int:
         def life() -> None:
-            own = FaultRank(self.case, rank, self.board, self.folder, again=again)
+            if self.network is not None:
+                self.network.enter(self.case.host_of(rank))
+            own = self.make_rank(rank, again=again)
             try:
                 own.live()
             except ProgramError:
@@ -184,27 +204,38 @@ class CaseRun:
         records = {rank: self.records(rank) for rank in range(case.num_ranks)}
         if self.restarted:
             records[REPLACEMENT] = self.records(case.victim, "-again")
-        ended = self.board.ended_at[case.victim]
-        problems = self.problems + judge(
-            case, records, ended / 1e9 if ended else None, self.statuses
-        )
+        problems = self.problems + self.judged(records)
         shutil.rmtree(self.folder, ignore_errors=True)
         return Result(case, problems, time.monotonic() - self.begin, self.busy)
 
+    def judged(self, records: dict[int, list[Record]]) -> list[str]:
+        ended = self.board.ended_at[self.case.victim]
+        return judge(self.case, records, ended / 1e9 if ended else None, self.statuses)
 
-def run_cases(cases: Sequence[FaultCase], jobs: int = 1) -> Iterator[Result]:
+
+@cache
+def shared_network(hosts: int) -> Network:
+    """Of the cases of one process that leave its links alone; it ends with that process."""
+    return Network(hosts)
+
+
+def run_cases(
+    cases: Sequence[Any], jobs: int = 1, kind_of: Callable[[Any], type[CaseRun]] = lambda _: CaseRun
+) -> Iterator[Result]:
     """The cases' results as they end, `jobs` at a time; behind them the machine is as before.
 
     Cases depend on time: one that failed while the machine was too busy is run again.
     """
-    repeats: Counter[FaultCase] = Counter()
+    repeats: Counter[Any] = Counter()
     assert len(os.listdir("/proc/self/task")) == 1, "ranks are forked: expected one thread"
     before = machine_level()
+    for case in cases:
+        kind_of(case).prepare(case)
     waiting = list(reversed(cases))
     running: list[CaseRun] = []
     while waiting or running:
         while waiting and len(running) < jobs:
-            running.append(CaseRun(waiting.pop()))
+            running.append(kind_of(waiting[-1])(waiting.pop()))
         for run in [run for run in running if run.poll()]:
             running.remove(run)
             result = run.result()

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <type_traits>
@@ -48,6 +49,11 @@ struct Beat {
   std::uint64_t call = 0;
   std::int64_t phase_ns = 0;  ///< how long it has been there
 };
+
+/// Names a word in messages.
+inline std::int64_t offset_in(const window::ControlPage& page, const window::Word& word) noexcept {
+  return reinterpret_cast<const std::byte*>(&word) - reinterpret_cast<const std::byte*>(&page);
+}
 
 template <typename T>
 std::span<const std::byte> bytes_of(const T& value) noexcept {

@@ -72,6 +72,10 @@ def growth(
     ]
 
 
+OTHERS_FILES = ("vader_segment.", "sm_segment.")
+"""Open MPI leaves these in /dev/shm, and may run beside a case that is judged."""
+
+
 def machine_level() -> tuple[set[str], set[str]]:
     """Names in /dev/shm, and waybill's abstract sockets that no other program has."""
     sockets = {}
@@ -82,7 +86,8 @@ def machine_level() -> tuple[set[str], set[str]]:
     if sockets:
         for number in others_descriptors():
             sockets.pop(number, None)
-    return set(os.listdir("/dev/shm")), set(sockets.values())
+    names = {name for name in os.listdir("/dev/shm") if not name.startswith(OTHERS_FILES)}
+    return names, set(sockets.values())
 
 
 def others_descriptors() -> Iterator[str]:

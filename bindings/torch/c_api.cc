@@ -409,8 +409,8 @@ WAYBILL_C_API std::int64_t waybill_window_bytes(const waybill::binding::CallSize
 }
 
 /// What this machine has and what the environment asks for: {"simd", "timeout" (seconds), "threads"
-/// (0: not set), "max_memory_bytes" (0: not set), "window_bytes", "ucx" (its version, empty where there
-/// is none), "ucx_problem" (why there is none)}.
+/// (0: not set), "max_memory_bytes" (0: not set), "window_bytes", "ucx" (its version, empty where
+/// there is none), "ucx_problem" (why there is none)}.
 WAYBILL_C_API const char* waybill_machine() {
   const auto env = waybill::Env::from_process();
   if (done(env.status()) == 0) {

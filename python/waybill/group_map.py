@@ -1,7 +1,7 @@
 """`waybill info --group`: who talks with whom, and how.
 
 Under a launcher (torchrun, or anything that sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT) the
-ranks form a group and rank 0 prints its map. Elsewhere it shows the groups of this host's processes.
+ranks form a group and rank 0 prints its map. Elsewhere it shows the groups that run on this host.
 """
 
 from __future__ import annotations

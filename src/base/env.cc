@@ -187,14 +187,13 @@ const char* name_of(SimdLevel level) noexcept {
 
 Result<Env> Env::from_process() {
   Env env;
-  for (Status (*read)(Env&) :
-       {read_timeout,
-        read_threads,
-        read_memory,
-        read_simd,
-        read_strict,
-        read_debugging,
-        read_hosts}) {
+  for (Status (*read)(Env&) : {read_timeout,
+                               read_threads,
+                               read_memory,
+                               read_simd,
+                               read_strict,
+                               read_debugging,
+                               read_hosts}) {
     if (Status status = read(env); !status.ok()) {
       return status;
     }

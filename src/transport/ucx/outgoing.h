@@ -90,7 +90,6 @@ class OutgoingPool {
  private:
   static constexpr std::size_t kCopiesKept = 64;
 
-
   std::vector<std::unique_ptr<Outgoing>> all_;
   std::vector<Outgoing*> free_;
   std::vector<std::unique_ptr<std::byte[]>> copies_;

@@ -13,8 +13,12 @@ from .traffic import Array, Traffic
 
 BODY_BYTES = 56 << 10
 """Most bytes behind the head of a message (src/transport/wire.h)."""
+PACKED_BYTES = 24 << 10
+"""Runs of fewer bytes share messages (src/transport/sending.cc)."""
+PIECE_BYTES = 16
+"""Before each run in a message that several share."""
 HEAD_BYTES = 64
-HEADER_BYTES = 272
+HEADER_BYTES = 280
 """A call's header (CallHeader in src/window/control.h)."""
 SEGMENT_BYTES = 66
 """Ethernet, IP and TCP headers of a segment, with time stamps; 52 of them count for the MTU."""
@@ -83,15 +87,35 @@ def returned(layer: Layer, traffic: Traffic) -> Array:
 def scattered(rows: Array, of: int, row_bytes: int) -> Array:
     """Messages for `rows` of `of` rows, each wanted with the same chance p.
 
-    A message has rows that follow one another, at most m of them. One begins at a row that is
-    wanted, behind one that is not and any multiple of m that are: p(1-p)(1 + p^m + p^2m + ...).
+    A long run of wanted rows takes messages of its own, of at most m rows: p(1-p)(1 + p^m + p^2m +
+    ...) of all rows begin one. Short runs, p^l(1-p)^2 of length l, share messages with those that
+    follow: of groups without a long run between them, c to a message.
     """
     most = max(BODY_BYTES // row_bytes, 1)
     chance = (rows / of).clip(max=1.0)
     partial = chance < 1.0
     inside = numpy.where(partial, 1.0 - chance**most, 1.0)
     share = numpy.where(partial, chance * (1.0 - chance) / inside, 1.0 / most)
-    return of * share * max(-(-row_bytes // BODY_BYTES), 1)
+    lengths = range(1, (PACKED_BYTES - 1) // row_bytes + 1)
+    short = sum((chance**n * (1.0 - chance) ** 2 for n in lengths), numpy.zeros_like(chance))
+    short_rows = sum(
+        (n * chance**n * (1.0 - chance) ** 2 for n in lengths), numpy.zeros_like(chance)
+    )
+    messages = share - short + _shared(chance, short, short_rows * row_bytes)
+    return of * messages * max(-(-row_bytes // BODY_BYTES), 1)
+
+
+def _shared(chance: Array, short: Array, short_bytes: Array) -> Array:
+    """Messages that short runs share: a group of n of them takes n/c, rounded up."""
+    runs = chance * (1.0 - chance)
+    some = short > 1e-12
+    goes_on = numpy.where(some, short / numpy.where(some, runs, 1.0), 0.0)
+    each = numpy.where(some, short_bytes / numpy.where(some, short, 1.0), 1.0) + PIECE_BYTES
+    fit = numpy.maximum(numpy.floor(BODY_BYTES / each), 1.0)
+    ends = 1.0 - goes_on
+    endless = ends < 1e-9
+    groups = numpy.where(endless, 1.0 / fit, ends / numpy.where(endless, 1.0, 1.0 - goes_on**fit))
+    return numpy.asarray(short * groups)
 
 
 def in_runs(rows: Array, runs: float, row_bytes: int) -> Array:

@@ -131,7 +131,7 @@ class Rounds {
   }
 
   template <typename Step>
-  void time(const Method& method, Step step, Samples* samples) {
+  void time(Method& method, Step step, Samples* samples) {
     Board::Stamps& own = board_->stamps[static_cast<std::size_t>(rank_)];
     board_.barrier(Patience::kAsleep);
     const std::int64_t sent = counter_.read();
@@ -141,6 +141,9 @@ class Rounds {
       step();
     }
     own.end_ns = method.takes_part() ? now_ns() : 0;
+    if (method.takes_part()) {
+      method.settle();
+    }
     board_.barrier(Patience::kAsleep);
     own.link_bytes = counter_.read() - sent;
     board_.share_stamps(rank_);

@@ -29,6 +29,8 @@ class Method {
   virtual void experts() = 0;
   /// Timed: every row back to its token, and their weighted sum.
   virtual void combine() {}
+  /// After a timed step, before this rank sleeps: until others no longer need it to end theirs.
+  virtual void settle() {}
   /// What is wrong with the results of this round, or nothing. `all`: looks at every row.
   virtual std::string check_dispatch(bool all) const = 0;
   virtual std::string check_combine(bool all) const = 0;

@@ -60,6 +60,9 @@ class Mpi : public Method {
     }
   }
 
+  /// MPI sends what is left of a rank's rows only while that rank is inside of it.
+  void settle() override { MPI_Barrier(MPI_COMM_WORLD); }
+
   void experts() override {
     write_again(rows_.data(), workload_.num_received() * sizes_.row_bytes());
   }

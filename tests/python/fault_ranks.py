@@ -64,6 +64,7 @@ class FaultRank:
         self.is_late = case.raises_in_wait and rank == case.late
         self.in_operator = False
         self.in_hook = False
+        self.in_record = False
         self.armed = False  # the call that is hit is under way
         self.expects_alarm = False
         self.stage = "warm"
@@ -78,8 +79,10 @@ class FaultRank:
 
     def record(self, what: str, **fields: Any) -> None:
         line = {"what": what, "stage": self.stage, **fields}
+        self.in_record = True  # a signal handler's own record must not come in between
         self.records.write(json.dumps(line) + "\n")
         self.records.flush()
+        self.in_record = False
 
     def reach(self, step: int) -> None:
         self.board.step[self.rank] = step
@@ -118,7 +121,7 @@ class FaultRank:
         raise ProgramError("in a signal handler")
 
     def may_raise(self) -> bool:
-        if self.in_hook:  # ctypes would swallow it
+        if self.in_hook or self.in_record:  # ctypes would swallow it
             return False
         if not self.case.raises_in_wait:
             return not self.in_operator

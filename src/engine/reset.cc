@@ -48,7 +48,8 @@ class Reset {
     }
     if (!status.ok()) {
       if (attempt_ > 0) {
-        join_stage(ResetStage::kGaveUp);
+        post_joined(own_, attempt_, ResetStage::kGaveUp);
+        tell(own_.reset.joined);
       }
       session_.enter(Phase::kIdle, contract::Operator::kNone);
       return status;
@@ -163,17 +164,16 @@ class Reset {
     return error(StatusCode::kTimeout, "connect", "", std::move(message), std::move(ranks));
   }
 
-  void join_stage(ResetStage stage) {
-    post_joined(own_, attempt_, stage);
-    session_.transport().posted(own_.reset.joined);
-  }
+  /// Ranks of other hosts do not see what is stored.
+  void tell(const window::Word& word) { session_.transport().posted(word); }
 
   void join() {
     closer_ = -1;
     differing_ = -1;
     own_.reset.call.store(session_.number);
-    session_.transport().posted(own_.reset.call);
-    join_stage(ResetStage::kGathering);
+    tell(own_.reset.call);
+    post_joined(own_, attempt_, ResetStage::kGathering);
+    tell(own_.reset.joined);
     for (window::Word* word : {&own_.signalled, &own_.done}) {
       futex_wake_all(word->value);  // ranks that wait for this one in an old call
     }
@@ -368,7 +368,7 @@ class Reset {
     }
     list.incarnations = incarnations(list);
     post_list(own_, attempt_, list);
-    session_.transport().posted(own_.reset.list);
+    tell(own_.reset.list);
     accept(session_.rank(), list);
   }
 
@@ -376,8 +376,9 @@ class Reset {
     closer_ = closer;
     list_ = list;
     post_accepted(own_, attempt_, closer);
-    session_.transport().posted(own_.reset.accepted);
-    join_stage(ResetStage::kClosed);
+    tell(own_.reset.accepted);
+    post_joined(own_, attempt_, ResetStage::kClosed);
+    tell(own_.reset.joined);
     accept_end_ = Clock::now() + session_.timeout();
   }
 
@@ -445,7 +446,8 @@ class Reset {
     session_.post(own_.signalled, start);
     session_.post(own_.done, start);
     numerics::stream_fence();
-    join_stage(ResetStage::kConcluded);
+    post_joined(own_, attempt_, ResetStage::kConcluded);
+    tell(own_.reset.joined);
     const std::lock_guard lock(session_.stats_mutex);
     session_.counted.epoch = session_.epoch;
     session_.counted.absent = session_.absent;

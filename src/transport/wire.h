@@ -57,7 +57,8 @@ class Wire {
   /// progress() is what changes it.
   virtual bool is_idle() const noexcept = 0;
   /// Ends the connection to a rank: its in-flight messages are counted down, and what becomes of
-  /// them is of no matter any more. Their memory may change, and stays mapped as long as the wire.
+  /// them is of no matter any more: one of them may still come, with what its memory holds then.
+  /// That memory stays mapped as long as the wire.
   /// The other end gets on_lost() once it has read what was on the way.
   virtual void sever(int rank) = 0;
 

@@ -2,10 +2,10 @@
 
 #include <cstdint>
 #include <optional>
-#include <string_view>
 
 #include "waybill/dispatch.h"
 #include "waybill/group.h"
+#include "waybill/layer.h"
 #include "waybill/status.h"
 #include "waybill/tensor.h"
 #include "waybill/tensor_view.h"
@@ -19,14 +19,12 @@ struct CombineArgs {
   /// rows received. Rows in the group's pool (outputs of dispatch, expert_buffer) are published
   /// without a copy; then combine returns when every reader is done.
   TensorView expand_x = {};
-  TensorView expert_ids = {};  ///< (BS, K) int32
+  TensorView expert_ids = {};  ///< (BS, K) int32, -1 where dispatch had it
   /// int32 triples from dispatch, at least 3*rows; kOccurrences: (BS*K,) int32 expand_idx
   TensorView assist_info_for_combine = {};
   TensorView ep_send_counts = {};  ///< int32, ep_recv_counts of dispatch
   TensorView expert_scales = {};   ///< (BS, K) float32, the weights
-  int ep_world_size = 0;           ///< E
-  int ep_rank_id = 0;
-  std::int64_t moe_expert_num = 0;  ///< M
+  LayerArgs layer = {};
 
   std::optional<TensorView> tp_send_counts = {};  ///< (2,) int32, needed when TP is 2, else ignored
   std::optional<TensorView> x_active_mask = {};   ///< (BS,) or (BS, K) bool
@@ -42,12 +40,7 @@ struct CombineArgs {
   Group* tp_group = nullptr;                            ///< group_tp, when TP is 2
   int tp_world_size = 0;                                ///< TP: 0, 1 or 2
   int tp_rank_id = 0;
-  int expert_shard_type = 0;                ///< 0
-  std::int64_t shared_expert_num = 1;       ///< S
-  std::int64_t shared_expert_rank_num = 0;  ///< SR
-  std::int64_t global_bs = 0;
-  int comm_quant_mode = 0;  ///< 0 none, 2 int8 per 8 elements on the way back
-  std::string_view comm_alg = {};
+  int comm_quant_mode = 0;            ///< 0 none, 2 int8 per 8 elements on the way back
   std::int64_t zero_expert_num = 0;   ///< Z
   std::int64_t copy_expert_num = 0;   ///< C
   std::int64_t const_expert_num = 0;  ///< N
@@ -66,7 +59,9 @@ struct CombineArgs {
 /// multiply and add, rounded once. With TP = 2 each row is first added to the peer's part of it.
 /// Returns (BS, H) of expand_x's dtype; a token that takes no part is zero. Collective, blocking,
 /// errors: as dispatch. A pair that combine expects and no rank returns, or that two rows claim, is
-/// kInvalidArgument on the token's rank, naming token and slot.
+/// kInvalidArgument on the token's rank, naming token and slot: its group needs a reset, and the
+/// others get kInvalidState in their next call. Rows of different dispatches are kMismatch on every
+/// rank, and the group needs a reset.
 Result<Tensor> combine(Group& group, const CombineArgs& args);
 
 /// Inputs of combine_add_rms_norm, npu_moe_distribute_combine_add_rms_norm.

@@ -2,9 +2,9 @@
 
 #include <cstdint>
 #include <optional>
-#include <string_view>
 
 #include "waybill/group.h"
+#include "waybill/layer.h"
 #include "waybill/status.h"
 #include "waybill/tensor.h"
 #include "waybill/tensor_view.h"
@@ -23,11 +23,9 @@ enum class IndexForm : std::uint8_t {
 /// zero, copy and constant experts. Fields have the names and defaults of
 /// npu_moe_distribute_dispatch_v2; with IndexForm::kOccurrences it is npu_moe_distribute_dispatch.
 struct DispatchArgs {
-  TensorView x = {};                ///< (BS, H) bfloat16, float16 or float32; BS may be 0
-  TensorView expert_ids = {};       ///< (BS, K) int32, K >= 1; not masked: [0, M+Z+C+N)
-  int ep_world_size = 0;            ///< E, the size of the group
-  int ep_rank_id = 0;               ///< this rank's position in the group
-  std::int64_t moe_expert_num = 0;  ///< M, divisible by E - SR
+  TensorView x = {};           ///< (BS, H) bfloat16, float16 or float32; BS may be 0
+  TensorView expert_ids = {};  ///< (BS, K) int32, K >= 1; not masked: [0, M+Z+C+N) or -1
+  LayerArgs layer = {};
 
   std::optional<TensorView> scales =
       {};  ///< (S+M, H) float32, smooth scales; only with quant_mode 2
@@ -39,19 +37,14 @@ struct DispatchArgs {
   std::optional<TensorView> elastic_info = {};
   /// (E,) int64, written to: microseconds waited for each rank, where more than what is there
   std::optional<TensorView> performance_info = {};
-  Group* tp_group = nullptr;           ///< group_tp: the two ranks that exchange rows when TP is 2
-  int tp_world_size = 0;               ///< TP: 0, 1 or 2; 2 needs L = 1 and no elastic_info
-  int tp_rank_id = 0;                  ///< position in tp_group when TP is 2
-  int expert_shard_type = 0;           ///< 0
-  std::int64_t shared_expert_num = 1;  ///< S
-  std::int64_t shared_expert_rank_num = 0;  ///< SR, divisible by S
-  int quant_mode = 0;                       ///< 0 none, 2 int8 per row
-  std::int64_t global_bs = 0;      ///< 0: all ranks have the same BS; else a multiple of E, >= BS*E
-  int expert_token_nums_type = 1;  ///< 1 counts, 0 inclusive prefix sums
-  std::string_view comm_alg = {};  ///< a hint that never changes results
-  std::int64_t zero_expert_num = 0;               ///< Z, ids [M, M+Z): nothing is sent
-  std::int64_t copy_expert_num = 0;               ///< C, the ids after those
-  std::int64_t const_expert_num = 0;              ///< N, the ids after those
+  Group* tp_group = nullptr;          ///< group_tp: the two ranks that exchange rows when TP is 2
+  int tp_world_size = 0;              ///< TP: 0, 1 or 2; 2 needs L = 1 and no elastic_info
+  int tp_rank_id = 0;                 ///< position in tp_group when TP is 2
+  int quant_mode = 0;                 ///< 0 none, 2 int8 per row
+  int expert_token_nums_type = 1;     ///< 1 counts, 0 inclusive prefix sums
+  std::int64_t zero_expert_num = 0;   ///< Z, ids [M, M+Z): nothing is sent
+  std::int64_t copy_expert_num = 0;   ///< C, the ids after those
+  std::int64_t const_expert_num = 0;  ///< N, the ids after those
   std::optional<std::int64_t> y_dtype = {};       ///< absent
   std::optional<std::int64_t> x_dtype = {};       ///< must be absent
   std::optional<std::int64_t> scales_dtype = {};  ///< must be absent
@@ -79,8 +72,11 @@ struct DispatchResult {
 
 /// Sends every active token to the ranks that own its experts.
 /// Collective among the ranks of the group; blocks until all have published, at most the group's
-/// timeout. Bad arguments (kInvalidArgument) are found before anything is sent; arguments that
-/// differ between ranks are kMismatch on every rank; after both the group can be used at once.
+/// timeout. Bad arguments (kInvalidArgument) and a shortage of memory (kOutOfMemory) are found
+/// before anything is sent, and are kMismatch on the other ranks. Arguments that differ between
+/// ranks are kMismatch on every rank, more rows for a rank than it has memory for kOutOfMemory on
+/// every rank. After these the group can be used at once, unless the message says that it needs a
+/// reset.
 /// Formula of quant_mode 2: per row amax = max|x*scale|, q = RNE(x*scale*(127/amax)),
 /// dynamic_scale = 1/(127/amax), all in float32.
 Result<DispatchResult> dispatch(Group& group, const DispatchArgs& args);

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "waybill/status.h"
 
@@ -26,6 +27,9 @@ struct Env {
   /// WAYBILL_THREADS: cores a rank may use inside one operator, >= 1. Absent: the cores that
   /// the ranks of this host may run on divided by their number; 1 to those of this process.
   std::optional<int> threads;
+  /// WAYBILL_CORES: a list like "0-15,32": the cores on which the threads run that help a rank of
+  /// this process, each pinned to one. Absent: those that this process may run on as a whole.
+  std::vector<int> cores;
   /// WAYBILL_MAX_MEMORY: bytes (suffix K, M, G or T allowed) that windows and pools of this process
   /// may reserve together. Absent: only the machine's and the control group's limits count.
   std::optional<std::int64_t> max_memory_bytes;

@@ -18,8 +18,9 @@
 namespace waybill {
 
 namespace engine {
+class GroupAccess;
 class Session;
-}
+}  // namespace engine
 
 /// Names one group of ranks for rendezvous. One rank creates it, the program brings it to the
 /// others by whatever means it has (a file, a socket, an environment variable, a store).
@@ -58,6 +59,7 @@ enum class Phase : std::uint32_t {
   kWaitReaders,  ///< waiting until the rows published in place have been read
   kReset,        ///< in reset
 };
+inline constexpr Phase kLastPhase = Phase::kReset;
 const char* name_of(Phase phase) noexcept;
 
 /// Brings a text of each rank to every rank: given this rank's own, returns all, by rank.
@@ -83,6 +85,11 @@ struct GroupOptions {
   /// Cores this rank may use inside one operator. 0: WAYBILL_THREADS, or the cores that the
   /// ranks of this host may run on divided by their number; 1 to those of this process.
   int threads = 0;
+  /// Cores on which the threads run that help this rank, each pinned to one: the first helper to
+  /// the first core, and so on, from the beginning again when there are more. Empty: WAYBILL_CORES,
+  /// or those that this process may run on as a whole, shared with the ranks that may run there
+  /// too. kInvalidArgument: a core that this process may not use, or one twice.
+  std::vector<int> cores;
   /// Address space of each half and of the pool. 0: WAYBILL_WINDOW_BYTES or 64 GiB.
   std::int64_t window_bytes = 0;
   /// (pid, start time in clock ticks since boot, field 22 of /proc/PID/stat) of each rank, where
@@ -120,6 +127,7 @@ struct GroupStats {
   std::int64_t calls = 0;      ///< numbered calls made, also those that failed
   std::int64_t completed = 0;  ///< number of the last call that ended well
   std::int64_t epoch = 0;
+  std::string needs_reset;     ///< why calls are refused until a reset; empty when they are not
   std::vector<int> absent;     ///< ranks that are not on the list of the last reset
   std::vector<int> rejoining;  ///< ranks whose new process waits for the next reset
   Traffic dispatch;
@@ -201,6 +209,27 @@ class Group {
 
   /// Local. How long calls that begin from now on wait for a living rank; > 0.
   void set_timeout(std::chrono::milliseconds timeout);
+  /// Local, any thread.
+  std::chrono::milliseconds timeout() const noexcept;
+
+  // For bindings, where a group may end on another thread than that of its calls, and arguments may
+  // be bad before they are arguments of C++.
+
+  /// Local, any thread. From now on calls are kInvalidState, also where the group is not closed
+  /// yet. False while a call runs: then nothing has changed.
+  bool stop() noexcept;
+  /// Local, after stop(). Gives up an open setup, then waits up to `timeout` until living peers
+  /// have read what they still need: true when they have, or when nobody can be waited for since
+  /// the group needs a reset.
+  bool wait_for_readers(std::chrono::milliseconds timeout);
+  /// Collective as the operator named `op`, in whose place it is: the other ranks hear that this
+  /// rank's `argument` is bad, with what was expected and what it got, and fail too. Gives the
+  /// error back. A teardown is no call of its own: its setup stays open, and no other rank hears of
+  /// it.
+  Status refuse(std::string_view op,
+                std::string_view argument,
+                std::string_view expected,
+                std::string_view got);
 
   /// Local, any thread.
   GroupStats stats() const;
@@ -211,12 +240,10 @@ class Group {
   /// Local. kInvalidState while a call runs.
   Result<MemoryPlacement> placement();
 
-  engine::Session& session() noexcept { return *session_; }
-
-  /// Of a session that was made by the library's own means: src/engine/connect.h.
+ private:
+  friend class engine::GroupAccess;
   explicit Group(std::unique_ptr<engine::Session> session) noexcept;
 
- private:
   std::unique_ptr<engine::Session> session_;
 };
 

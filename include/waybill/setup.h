@@ -3,9 +3,9 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <string_view>
 
 #include "waybill/group.h"
+#include "waybill/layer.h"
 #include "waybill/status.h"
 #include "waybill/tensor.h"
 #include "waybill/tensor_view.h"
@@ -19,16 +19,9 @@ namespace waybill {
 /// The arguments that all four have in common; letters and defaults as in DispatchArgs. Those of a
 /// teardown equal those of its setup (else kInvalidState).
 struct SetupCommonArgs {
-  TensorView expert_ids = {};  ///< (BS, K) int32
-  int ep_world_size = 0;
-  int ep_rank_id = 0;
-  std::int64_t moe_expert_num = 0;
-  int expert_shard_type = 0;
-  std::int64_t shared_expert_num = 1;
-  std::int64_t shared_expert_rank_num = 0;
-  std::int64_t global_bs = 0;
+  TensorView expert_ids = {};  ///< (BS, K) int32; not masked: [0, M) or -1
+  LayerArgs layer = {};
   std::int64_t comm_type = 0;  ///< 0 or 2, without effect
-  std::string_view comm_alg = {};
 };
 
 /// npu_moe_distribute_dispatch_setup. S0 is shared_expert_num as passed.

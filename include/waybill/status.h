@@ -12,26 +12,31 @@ namespace waybill {
 enum class StatusCode {
   kOk = 0,
 
-  // The call was refused or did not match; the group can be used again at once.
-  kInvalidArgument,  ///< An argument of this rank is wrong. Nothing was sent.
-  kMismatch,         ///< Ranks disagree, or another rank refused its arguments.
-  kOutOfMemory,      ///< A window or the pool cannot grow within the limits. Nothing was lost.
+  // The call has failed on every rank, and the group can be used again at once, unless the message
+  // says that it needs a reset: then this rank alone has failed after others could read its rows,
+  // or the ranks are out of step.
+  kInvalidArgument,  ///< An argument of this rank is wrong, or combine misses a row.
+  kMismatch,         ///< Ranks disagree, or another rank refused the call.
+  kOutOfMemory,      ///< A window or the pool cannot grow within the limits.
 
   // The group needs a reset before its next call.
   kTimeout,      ///< A living rank did not come in time.
   kPeerLost,     ///< The process of a rank has ended.
   kInterrupted,  ///< The caller's interrupt check asked to stop waiting.
 
-  kInvalidState,  ///< Wrong order of calls, a group that needs reset, a second thread, a fork.
-  kInternal,      ///< The operating system refused something that should have worked.
+  /// Wrong order of calls, a group that needs reset, a rank that has left, a second thread, a fork.
+  kInvalidState,
+  /// What should have worked did not; the message says when the group needs a reset.
+  kInternal,
 };
 
 /// "InvalidArgument", "Mismatch", ...
 const char* name_of(StatusCode code) noexcept;
 
 /// The fields of an error. `ranks` holds exactly the missing ranks for kTimeout and kPeerLost, the
-/// ranks that differ for kMismatch, and those that a call may not include for kInvalidState; it is
-/// empty where no other rank is concerned.
+/// ranks that differ or refused for kMismatch, those that have left the group or that a call may
+/// not include for kInvalidState, and for kOutOfMemory the rank that got more rows than it has
+/// memory for; it is empty where no other rank is concerned.
 struct ErrorInfo {
   StatusCode code = StatusCode::kInternal;
   std::string op;        ///< Operator, for instance "npu_moe_distribute_dispatch_v2".

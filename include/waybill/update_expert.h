@@ -13,7 +13,7 @@ namespace waybill {
 
 /// Inputs of update_expert. Fields have the names and defaults of npu_moe_update_expert.
 struct UpdateExpertArgs {
-  TensorView expert_ids = {};  ///< (BS, K) int32 or int64, K >= 1: rows of eplb_table
+  TensorView expert_ids = {};  ///< (BS, K) int32 or int64, K >= 1: rows of eplb_table, or -1
   /// (logical experts, F) int32, row e = [c, id_1 .. id_c, padding]: 1 <= c <= F-1 instances, ids
   /// >= 0. Padding may hold anything.
   TensorView eplb_table = {};
@@ -27,7 +27,8 @@ struct UpdateExpertArgs {
   Strict strict = Strict::kNone;    ///< kNone: WAYBILL_STRICT
 };
 
-/// Chooses an instance for every (t, k), masked or not, and says which pairs are worth sending.
+/// Chooses an instance for every (t, k), and says which pairs are worth sending. -1 ("not routed")
+/// and the ids of tokens whose active_mask is false stay as they are; the latter are not read.
 ///
 /// balanced_ids: contiguous (BS, K) of expert_ids' dtype. With e = expert_ids[t,k], c =
 /// table[e][0]:
@@ -36,7 +37,8 @@ struct UpdateExpertArgs {
 ///   balance_mode 1   table[e][1 + t mod c]
 /// balanced_mask: contiguous (BS, K) bool. Whether active_mask[t] (true without a mask) and
 /// expert_scales[t,k] >= pruning_threshold[k] * s, s the float32 sum of the token's scales in the
-/// order of k (true without scales). Equality keeps, NaN prunes.
+/// order of k (true without scales). Equality keeps, NaN prunes. False where the id is -1, whose
+/// scale counts as 0.
 ///
 /// Both are the caller's memory, which may be null when BS is 0 and overlaps no input. Local; may
 /// allocate only for an error. kInvalidArgument when an argument is wrong: then nothing is written.

@@ -5,7 +5,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <utility>
 
+#include "base/cores.h"
 #include "base/environment.h"
 #include "base/errors.h"
 
@@ -66,6 +68,17 @@ Status read_threads(Env& env) {
       return bad_variable("WAYBILL_THREADS", "a whole number from 1 to 1024", text);
     }
     env.threads = static_cast<int>(threads);
+  }
+  return {};
+}
+
+Status read_cores(Env& env) {
+  if (const char* text = std::getenv("WAYBILL_CORES")) {
+    auto cores = parse_cores(text);
+    if (!cores) {
+      return bad_variable("WAYBILL_CORES", kCoreList, text);
+    }
+    env.cores = std::move(*cores);
   }
   return {};
 }
@@ -189,6 +202,7 @@ Result<Env> Env::from_process() {
   Env env;
   for (Status (*read)(Env&) : {read_timeout,
                                read_threads,
+                               read_cores,
                                read_memory,
                                read_simd,
                                read_strict,

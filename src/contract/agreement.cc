@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/errors.h"
+#include "contract/dispatch_mark.h"
 
 namespace waybill::contract {
 namespace {
@@ -64,6 +65,10 @@ constexpr FieldText text_of(Agreed field) {
       return {"expand_idx", "form"};
     case Agreed::kEpRankId:
       return {"ep_rank_id", "EP rank of both TP peers"};
+    case Agreed::kDispatchCall:
+      return {"assist_info_for_combine", "dispatch behind the rows"};
+    case Agreed::kHistory:
+      return {"", "operators in the calls before"};
     case Agreed::kCount:
       break;
   }
@@ -93,45 +98,95 @@ std::string value_text(Agreed field, std::int64_t value) {
              : value == kFormOccurrences ? "occurrence indices"
              : value == kFormUnknown     ? "either"
                                          : std::to_string(value);
+    case Agreed::kDispatchCall:
+      return dispatch_call_text(value);
+    case Agreed::kHistory:
+      return "sequence " + std::to_string(static_cast<std::uint64_t>(value) >> 48);
     default:
       return std::to_string(value);
   }
 }
 
-Status difference(const Checker& check,
-                  Agreed field,
-                  std::span<const Agreement> by_rank,
-                  std::span<const int> members) {
+/// True for a field in which only ranks at different places of their programs differ.
+bool tells_place(Agreed field) {
+  return field == Agreed::kOperator || field == Agreed::kHistory || field == Agreed::kForm ||
+         field == Agreed::kDispatchCall;
+}
+
+/// The ranks of each value.
+template <typename Values>
+auto group_ranks(const Values& value_of, std::span<const int> members) {
   std::map<std::int64_t, std::vector<int>> ranks_of;
-  for (std::size_t r = 0; r < by_rank.size(); ++r) {
-    ranks_of[by_rank[r][field]].push_back(members[r]);
+  for (std::size_t r = 0; r < members.size(); ++r) {
+    ranks_of[value_of(r)].push_back(members[r]);
   }
-  std::vector<int> odd;
+  return ranks_of;
+}
+
+template <typename Text>
+std::string list_values(const std::map<std::int64_t, std::vector<int>>& ranks_of,
+                        const Text& text_of_value) {
   std::string values;
   for (const auto& [value, ranks] : ranks_of) {
-    values += (values.empty() ? "" : ", ") + value_text(field, value) + " on " + name_ranks(ranks);
+    values += (values.empty() ? "" : ", ") + text_of_value(value) + " on " + name_ranks(ranks);
   }
+  return values;
+}
+
+Comparison difference(const Checker& check,
+                      Agreed field,
+                      std::span<const Agreement> by_rank,
+                      std::span<const int> members,
+                      std::span<const std::uint32_t> completed) {
+  auto ranks_of = group_ranks([&](std::size_t r) { return by_rank[r][field]; }, members);
+  std::vector<int> odd;
+  const std::string values =
+      list_values(ranks_of, [field](std::int64_t value) { return value_text(field, value); });
   for (std::size_t r = 0; r < by_rank.size(); ++r) {
     if (ranks_of[by_rank[r][field]].size() * 2 <= by_rank.size()) {
       odd.push_back(members[r]);
     }
   }
   const FieldText text = text_of(field);
+  const char* argument =
+      field == Agreed::kDispatchCall ? index_argument(check.op()) : text.argument;
   std::string message = std::string(name_of(check.op())) + ": ";
-  if (*text.argument != '\0') {
-    message += "argument " + std::string(text.argument) + ": ";
+  if (*argument != '\0') {
+    message += "argument " + std::string(argument) + ": ";
   }
   message += "expected the same " + std::string(text.what) + " on all ranks, got " + values;
-  return error(StatusCode::kMismatch,
-               name_of(check.op()),
-               text.argument,
-               std::move(message),
-               std::move(odd));
+  if (tells_place(field)) {
+    message += "; the ranks are out of step and need a reset; completed calls: " +
+               list_values(group_ranks([&](std::size_t r) { return completed[r]; }, members),
+                           [](std::int64_t value) { return std::to_string(value); });
+  }
+  return {
+      error(
+          StatusCode::kMismatch, name_of(check.op()), argument, std::move(message), std::move(odd)),
+      tells_place(field)};
 }
 
-/// True when the values differ; kFormUnknown goes with every form.
-bool differ(Agreed field, std::int64_t a, std::int64_t b) {
-  return a != b && !(field == Agreed::kForm && (a == kFormUnknown || b == kFormUnknown));
+/// True for a value that goes with every other one.
+bool fits_all(Agreed field, std::int64_t value) {
+  return (field == Agreed::kForm && value == kFormUnknown) ||
+         (field == Agreed::kDispatchCall && value == kUnmarked);
+}
+
+Comparison compare_field(const Checker& check,
+                         Agreed field,
+                         std::span<const Agreement> by_rank,
+                         std::span<const int> members,
+                         std::span<const std::uint32_t> completed) {
+  const Agreement* known = &by_rank[0];
+  for (const Agreement& other : by_rank) {
+    if (fits_all(field, (*known)[field])) {
+      known = &other;
+    }
+    if (other[field] != (*known)[field] && !fits_all(field, other[field])) {
+      return difference(check, field, by_rank, members, completed);
+    }
+  }
+  return {};
 }
 
 }  // namespace
@@ -144,22 +199,24 @@ void set_elastic(Agreement& values, const Elastic& elastic) {
   values[Agreed::kElasticTables] = elastic.tables_hash;
 }
 
-Status compare(const Checker& check,
-               std::span<const Agreement> by_rank,
-               std::span<const int> members) {
-  for (std::size_t f = 0; f < static_cast<std::size_t>(Agreed::kCount); ++f) {
-    const auto field = static_cast<Agreed>(f);
-    const Agreement* known = &by_rank[0];
-    for (const Agreement& other : by_rank) {
-      if (field == Agreed::kForm && (*known)[field] == kFormUnknown) {
-        known = &other;
-      }
-      if (differ(field, other[field], (*known)[field])) {
-        return difference(check, field, by_rank, members);
-      }
-    }
+Comparison compare(const Checker& check,
+                   std::span<const Agreement> by_rank,
+                   std::span<const int> members,
+                   std::span<const std::uint32_t> completed) {
+  Comparison found = compare_operators(check, by_rank, members, completed);
+  for (std::size_t f = 0; f < static_cast<std::size_t>(Agreed::kCount) && found.status.ok(); ++f) {
+    found = compare_field(check, static_cast<Agreed>(f), by_rank, members, completed);
   }
-  return {};
+  return found;
+}
+
+Comparison compare_operators(const Checker& check,
+                             std::span<const Agreement> by_rank,
+                             std::span<const int> members,
+                             std::span<const std::uint32_t> completed) {
+  Comparison found = compare_field(check, Agreed::kOperator, by_rank, members, completed);
+  return found.status.ok() ? compare_field(check, Agreed::kHistory, by_rank, members, completed)
+                           : found;
 }
 
 }  // namespace waybill::contract

@@ -152,7 +152,7 @@ Result<CombineShape> check_rows(const GroupFacts& group, const CombineArgs& args
       args.expert_ids.shape[1] < 1) {
     return check.fail("expert_ids", "(BS, K) int32 with K >= 1", describe(args.expert_ids));
   }
-  auto layer = check_layer(check, layer_args(args));
+  auto layer = check_layer(check, layer_inputs(args));
   if (!layer.ok()) {
     return layer.status();
   }
@@ -164,7 +164,7 @@ Result<CombineShape> check_rows(const GroupFacts& group, const CombineArgs& args
   shape.dtype = args.expand_x.dtype;
   shape.quantised = args.comm_quant_mode == 2;
   WAYBILL_RETURN_IF_ERROR(check_reserved(check, args));
-  WAYBILL_RETURN_IF_ERROR(check_global_bs(check, shape, args.global_bs, shape.bs, shape.k));
+  WAYBILL_RETURN_IF_ERROR(check_global_bs(check, shape, args.layer.global_bs, shape.bs, shape.k));
   WAYBILL_RETURN_IF_ERROR(count_rows(check, args, shape));
   if (op == Operator::kCombineSetup) {
     shape.form = kFormOccurrences;

@@ -37,8 +37,8 @@ std::int64_t first_scale_row(const DispatchArgs& args, const Layer& layer, Opera
     return layer.given.num_shared;
   }
   const bool without = args.scales && args.scales->shape[0] == layer.given.num_experts &&
-                       args.shared_expert_rank_num == 0;
-  return without ? 0 : args.shared_expert_num;
+                       args.layer.shared_expert_rank_num == 0;
+  return without ? 0 : args.layer.shared_expert_num;
 }
 
 Status check_tensors(const Checker& check, const DispatchArgs& args, const DispatchShape& shape) {
@@ -71,7 +71,7 @@ Result<DispatchShape> check_dispatch(const GroupFacts& group,
                       "(BS, K) int32 with BS = " + std::to_string(args.x.shape[0]) + " and K >= 1",
                       describe(args.expert_ids));
   }
-  auto layer = check_layer(check, layer_args(args));
+  auto layer = check_layer(check, layer_inputs(args));
   if (!layer.ok()) {
     return layer.status();
   }
@@ -86,7 +86,7 @@ Result<DispatchShape> check_dispatch(const GroupFacts& group,
   if (args.expert_token_nums_type != 0 && args.expert_token_nums_type != 1) {
     return check.fail("expert_token_nums_type", "0 or 1", args.expert_token_nums_type);
   }
-  WAYBILL_RETURN_IF_ERROR(check_global_bs(check, shape, args.global_bs, shape.bs, shape.k));
+  WAYBILL_RETURN_IF_ERROR(check_global_bs(check, shape, args.layer.global_bs, shape.bs, shape.k));
   shape.rows_capacity = shape.capacity_of(shape.given.rank, shape.k);
   shape.dtype = args.x.dtype;
   shape.quantised = args.quant_mode == 2;

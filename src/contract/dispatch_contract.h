@@ -30,7 +30,7 @@ struct DispatchShape : Layer {
   std::int64_t row_bytes() const noexcept { return h * size_of(row_dtype()); }
 };
 
-/// Shapes and dtypes of the outputs (ops.md section 2).
+/// Shapes and dtypes of the outputs (docs/contract/operators.md section 2).
 struct DispatchOutputs {
   Dims expand_x;
   DType expand_x_dtype = DType::kBFloat16;

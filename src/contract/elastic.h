@@ -26,7 +26,7 @@ class Members {
   std::int64_t stride_ = 0;
 };
 
-/// What elastic_info says (ops.md section 8).
+/// What elastic_info says (docs/contract/operators.md section 8).
 struct Elastic {
   bool given = false;   ///< also with flag 0: outputs then have the shapes of section 2
   bool scaled = false;  ///< the flag is set: the fields below count

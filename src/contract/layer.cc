@@ -10,33 +10,33 @@ namespace {
 
 constexpr std::int64_t kMaxInt32 = std::numeric_limits<std::int32_t>::max();
 
-Status check_ranks(const Checker& check, const LayerArgs& args) {
+Status check_ranks(const Checker& check, const LayerInputs& args) {
   const GroupFacts& group = check.group();
-  if (args.ep_world_size != group.world_size) {
+  if (args.layer.ep_world_size != group.world_size) {
     return check.fail("ep_world_size",
                       "the size of the group, " + std::to_string(group.world_size),
-                      args.ep_world_size);
+                      args.layer.ep_world_size);
   }
-  if (args.ep_rank_id != group.rank) {
+  if (args.layer.ep_rank_id != group.rank) {
     return check.fail("ep_rank_id",
                       "this rank's position in the group, " + std::to_string(group.rank),
-                      args.ep_rank_id);
+                      args.layer.ep_rank_id);
   }
-  if (args.expert_shard_type != 0) {
-    return check.fail("expert_shard_type", "0", args.expert_shard_type);
+  if (args.layer.expert_shard_type != 0) {
+    return check.fail("expert_shard_type", "0", args.layer.expert_shard_type);
   }
   return {};
 }
 
-Status check_shared(const Checker& check, const LayerArgs& args) {
-  const std::int64_t s = args.shared_expert_num;
-  const std::int64_t sr = args.shared_expert_rank_num;
+Status check_shared(const Checker& check, const LayerInputs& args) {
+  const std::int64_t s = args.layer.shared_expert_num;
+  const std::int64_t sr = args.layer.shared_expert_rank_num;
   if (s < 0) {
     return check.fail("shared_expert_num", "S >= 0", s);
   }
-  if (sr < 0 || sr >= args.ep_world_size) {
+  if (sr < 0 || sr >= args.layer.ep_world_size) {
     return check.fail(
-        "shared_expert_rank_num", "0 <= SR < E = " + std::to_string(args.ep_world_size), sr);
+        "shared_expert_rank_num", "0 <= SR < E = " + std::to_string(args.layer.ep_world_size), sr);
   }
   if (sr > 0 && s == 0) {
     return check.fail("shared_expert_num", "S > 0 since shared_expert_rank_num is not 0", s);
@@ -52,15 +52,15 @@ Status check_shared(const Checker& check, const LayerArgs& args) {
   return {};
 }
 
-Status check_experts(const Checker& check, const LayerArgs& args) {
-  if (args.moe_expert_num < 0 || args.moe_expert_num >= kMaxInt32) {
-    return check.fail("moe_expert_num", "0 <= M < 2^31 - 1", args.moe_expert_num);
+Status check_experts(const Checker& check, const LayerInputs& args) {
+  if (args.layer.moe_expert_num < 0 || args.layer.moe_expert_num >= kMaxInt32) {
+    return check.fail("moe_expert_num", "0 <= M < 2^31 - 1", args.layer.moe_expert_num);
   }
-  const std::int64_t moe_ranks = args.ep_world_size - args.shared_expert_rank_num;
-  if (args.moe_expert_num % moe_ranks != 0) {
+  const std::int64_t moe_ranks = args.layer.ep_world_size - args.layer.shared_expert_rank_num;
+  if (args.layer.moe_expert_num % moe_ranks != 0) {
     return check.fail("moe_expert_num",
                       "a multiple of the MoE ranks, E - SR = " + std::to_string(moe_ranks),
-                      args.moe_expert_num);
+                      args.layer.moe_expert_num);
   }
   const std::array<std::pair<const char*, std::int64_t>, 3> special = {
       {{"zero_expert_num", args.zero_expert_num},
@@ -74,15 +74,15 @@ Status check_experts(const Checker& check, const LayerArgs& args) {
       return check.fail(name, "a number below 2^31 - 1", count);
     }
   }
-  const std::int64_t all =
-      args.moe_expert_num + args.zero_expert_num + args.copy_expert_num + args.const_expert_num;
+  const std::int64_t all = args.layer.moe_expert_num + args.zero_expert_num + args.copy_expert_num +
+                           args.const_expert_num;
   if (all >= kMaxInt32) {
     return check.fail("moe_expert_num", "M + Z + C + N < 2^31 - 1", all);
   }
   return {};
 }
 
-Status check_tp(const Checker& check, const LayerArgs& args) {
+Status check_tp(const Checker& check, const LayerInputs& args) {
   if (args.tp_world_size < 0 || args.tp_world_size > 2) {
     return check.fail("tp_world_size", "0, 1 or 2", args.tp_world_size);
   }
@@ -101,7 +101,7 @@ Status check_tp(const Checker& check, const LayerArgs& args) {
                       "this rank's position in group_tp, " + std::to_string(group.tp_rank),
                       args.tp_rank_id);
   }
-  if (args.moe_expert_num != args.ep_world_size - args.shared_expert_rank_num) {
+  if (args.layer.moe_expert_num != args.layer.ep_world_size - args.layer.shared_expert_rank_num) {
     return check.fail("tp_world_size",
                       "0 or 1, since a MoE rank has more or less than one expert",
                       args.tp_world_size);
@@ -113,19 +113,22 @@ Status check_tp(const Checker& check, const LayerArgs& args) {
   return {};
 }
 
-Status check_options(const Checker& check, const LayerArgs& args) {
-  bool known = args.comm_alg.empty();
+Status check_options(const Checker& check, const LayerInputs& args) {
+  bool known = args.layer.comm_alg.empty();
   for (std::string_view name : {"fullmesh", "fullmesh_v1", "fullmesh_v2", "hierarchy"}) {
-    known = known || args.comm_alg == name;
+    known = known || args.layer.comm_alg == name;
   }
   if (!known) {
     return check.fail("comm_alg",
                       "\"\", fullmesh, fullmesh_v1, fullmesh_v2 or hierarchy",
-                      "\"" + std::string(args.comm_alg) + "\"");
+                      "\"" + std::string(args.layer.comm_alg) + "\"");
   }
   if (args.performance_info) {
-    return check.expect(
-        "performance_info", *args.performance_info, {args.ep_world_size}, "(E,)", DType::kInt64);
+    return check.expect("performance_info",
+                        *args.performance_info,
+                        {args.layer.ep_world_size},
+                        "(E,)",
+                        DType::kInt64);
   }
   return {};
 }
@@ -145,7 +148,7 @@ std::int64_t Layer::capacity_of(int r, std::int64_t k) const noexcept {
   return std::max(capacity(given, 0, gbs, k), capacity(given, given.num_ranks - 1, gbs, k));
 }
 
-Result<Layer> check_layer(const Checker& check, const LayerArgs& args) {
+Result<Layer> check_layer(const Checker& check, const LayerInputs& args) {
   WAYBILL_RETURN_IF_ERROR(check_ranks(check, args));
   WAYBILL_RETURN_IF_ERROR(check_shared(check, args));
   WAYBILL_RETURN_IF_ERROR(check_experts(check, args));
@@ -155,16 +158,16 @@ Result<Layer> check_layer(const Checker& check, const LayerArgs& args) {
   if (!elastic.ok()) {
     return elastic.status();
   }
-  const bool has_shared = args.shared_expert_rank_num > 0;
+  const bool has_shared = args.layer.shared_expert_rank_num > 0;
   Layer layer;
-  layer.given = {
-      args.ep_world_size,
-      args.ep_rank_id,
-      args.moe_expert_num,
-      static_cast<int>(args.shared_expert_rank_num),
-      has_shared ? static_cast<int>(args.shared_expert_num) : 0,
-      args.moe_expert_num,
-      args.moe_expert_num + args.zero_expert_num + args.copy_expert_num + args.const_expert_num};
+  layer.given = {args.layer.ep_world_size,
+                 args.layer.ep_rank_id,
+                 args.layer.moe_expert_num,
+                 static_cast<int>(args.layer.shared_expert_rank_num),
+                 has_shared ? static_cast<int>(args.layer.shared_expert_num) : 0,
+                 args.layer.moe_expert_num,
+                 args.layer.moe_expert_num + args.zero_expert_num + args.copy_expert_num +
+                     args.const_expert_num};
   auto now = apply_elastic(check, *elastic, layer.given);
   if (!now.ok()) {
     return now.status();

@@ -2,30 +2,23 @@
 
 #include <cstdint>
 #include <optional>
-#include <string_view>
 
 #include "contract/agreement.h"
 #include "contract/check.h"
 #include "contract/elastic.h"
 #include "contract/strict.h"
 #include "contract/topology.h"
+#include "waybill/layer.h"
 #include "waybill/status.h"
 #include "waybill/tensor_view.h"
 
 namespace waybill::contract {
 
-/// The arguments that every operator of the family has in common, as the caller gave them.
-struct LayerArgs {
-  int ep_world_size;
-  int ep_rank_id;
-  std::int64_t moe_expert_num;
+/// The common arguments, and what dispatch and combine have beside them. Borrows from those.
+struct LayerInputs {
+  const LayerArgs& layer;
   int tp_world_size;
   int tp_rank_id;
-  int expert_shard_type;
-  std::int64_t shared_expert_num;
-  std::int64_t shared_expert_rank_num;
-  std::int64_t global_bs;
-  std::string_view comm_alg;
   std::int64_t zero_expert_num;
   std::int64_t copy_expert_num;
   std::int64_t const_expert_num;
@@ -33,24 +26,17 @@ struct LayerArgs {
   const std::optional<TensorView>& performance_info;
 };
 
-/// Gathers them from DispatchArgs or CombineArgs, which name them alike.
+/// Those of DispatchArgs or CombineArgs, which name them alike.
 template <typename Args>
-LayerArgs layer_args(const Args& args) {
-  return {args.ep_world_size,
-          args.ep_rank_id,
-          args.moe_expert_num,
-          args.tp_world_size,
-          args.tp_rank_id,
-          args.expert_shard_type,
-          args.shared_expert_num,
-          args.shared_expert_rank_num,
-          args.global_bs,
-          args.comm_alg,
-          args.zero_expert_num,
-          args.copy_expert_num,
-          args.const_expert_num,
-          args.elastic_info,
-          args.performance_info};
+LayerInputs layer_inputs(const Args& args) {
+  return {.layer = args.layer,
+          .tp_world_size = args.tp_world_size,
+          .tp_rank_id = args.tp_rank_id,
+          .zero_expert_num = args.zero_expert_num,
+          .copy_expert_num = args.copy_expert_num,
+          .const_expert_num = args.const_expert_num,
+          .elastic_info = args.elastic_info,
+          .performance_info = args.performance_info};
 }
 
 /// What the common arguments come to.
@@ -78,7 +64,7 @@ struct Layer {
 };
 
 /// Checks everything but global_bs, which needs BS.
-Result<Layer> check_layer(const Checker& check, const LayerArgs& args);
+Result<Layer> check_layer(const Checker& check, const LayerInputs& args);
 
 /// Finds GBS: global_bs, or BS*E when it is 0. Checks that it holds BS and that A stays below 2^31.
 Status check_global_bs(
@@ -103,7 +89,7 @@ StrictFacts strict_facts(
                     .num_constant = layer.num_constant,
                     .has_mask = args.x_active_mask.has_value(),
                     .has_elastic = layer.elastic.given,
-                    .comm_alg = args.comm_alg};
+                    .comm_alg = args.layer.comm_alg};
   if constexpr (requires { args.shared_expert_x; }) {
     facts.has_shared_expert_x = args.shared_expert_x.has_value();
   } else {

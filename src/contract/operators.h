@@ -1,6 +1,8 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <string_view>
 
 namespace waybill::contract {
 
@@ -21,36 +23,44 @@ enum class Operator : std::uint32_t {
   kEplbUpdateExpert = 12,
 };
 
+struct OperatorName {
+  Operator op;
+  const char* name;
+};
+
+/// Every operator with its name, in the order in which people read of them.
+inline constexpr std::array kOperatorNames = {
+    OperatorName{Operator::kDispatch, "npu_moe_distribute_dispatch"},
+    OperatorName{Operator::kDispatchV2, "npu_moe_distribute_dispatch_v2"},
+    OperatorName{Operator::kCombine, "npu_moe_distribute_combine"},
+    OperatorName{Operator::kCombineV2, "npu_moe_distribute_combine_v2"},
+    OperatorName{Operator::kCombineAddRmsNorm, "npu_moe_distribute_combine_add_rms_norm"},
+    OperatorName{Operator::kDispatchSetup, "npu_moe_distribute_dispatch_setup"},
+    OperatorName{Operator::kDispatchTeardown, "npu_moe_distribute_dispatch_teardown"},
+    OperatorName{Operator::kCombineSetup, "npu_moe_distribute_combine_setup"},
+    OperatorName{Operator::kCombineTeardown, "npu_moe_distribute_combine_teardown"},
+    OperatorName{Operator::kBarrier, "_npu_distribute_barrier"},
+    OperatorName{Operator::kUpdateExpert, "npu_moe_update_expert"},
+    OperatorName{Operator::kEplbUpdateExpert, "npu_moe_eplb_update_expert"},
+};
+
 constexpr const char* name_of(Operator op) noexcept {
-  switch (op) {
-    case Operator::kDispatchV2:
-      return "npu_moe_distribute_dispatch_v2";
-    case Operator::kCombineV2:
-      return "npu_moe_distribute_combine_v2";
-    case Operator::kDispatch:
-      return "npu_moe_distribute_dispatch";
-    case Operator::kCombine:
-      return "npu_moe_distribute_combine";
-    case Operator::kCombineAddRmsNorm:
-      return "npu_moe_distribute_combine_add_rms_norm";
-    case Operator::kDispatchSetup:
-      return "npu_moe_distribute_dispatch_setup";
-    case Operator::kDispatchTeardown:
-      return "npu_moe_distribute_dispatch_teardown";
-    case Operator::kCombineSetup:
-      return "npu_moe_distribute_combine_setup";
-    case Operator::kCombineTeardown:
-      return "npu_moe_distribute_combine_teardown";
-    case Operator::kBarrier:
-      return "_npu_distribute_barrier";
-    case Operator::kUpdateExpert:
-      return "npu_moe_update_expert";
-    case Operator::kEplbUpdateExpert:
-      return "npu_moe_eplb_update_expert";
-    case Operator::kNone:
-      break;
+  for (const OperatorName& entry : kOperatorNames) {
+    if (entry.op == op) {
+      return entry.name;
+    }
   }
   return "an unknown operator";
+}
+
+/// kNone for a name that no operator has.
+constexpr Operator operator_named(std::string_view name) noexcept {
+  for (const OperatorName& entry : kOperatorNames) {
+    if (name == entry.name) {
+      return entry.op;
+    }
+  }
+  return Operator::kNone;
 }
 
 /// The name that `op` has for what says where rows belong.

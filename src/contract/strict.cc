@@ -5,6 +5,8 @@
 #include <string>
 #include <utility>
 
+#include "contract/topology.h"
+
 namespace waybill::contract {
 namespace {
 
@@ -251,6 +253,23 @@ Status check_strict_mask(const Checker& check,
   return {};
 }
 
+std::string ways_to_leave_out(std::string_view mask, Strict strict) {
+  std::string ways = strict == Strict::kNone ? "-1" : "";
+  if (!mask.empty() && strict != Strict::kA2) {
+    ways += (ways.empty() ? "false in " : " or false in ") + std::string(mask);
+  }
+  return ways.empty() ? ways : " (" + ways + " leaves a choice out)";
+}
+
+Status check_strict_routed(const Checker& check, std::int64_t token, std::int64_t k) {
+  if (check.group().strict == Strict::kNone) {
+    return {};
+  }
+  return Limits(check).fail("expert_ids",
+                            "ids of experts, not -1,",
+                            "-1 at token " + std::to_string(token) + ", k " + std::to_string(k));
+}
+
 Status check_strict_ids(const Checker& check,
                         const TensorView& ids,
                         const std::optional<TensorView>& mask) {
@@ -261,11 +280,14 @@ Status check_strict_ids(const Checker& check,
     return !mask || element<std::uint8_t>(*mask, token, k) != 0;
   };
   for (std::int64_t token = 0; token < ids.shape[0]; ++token) {
-    for (std::int64_t k = 1; k < ids.shape[1]; ++k) {
+    for (std::int64_t k = 0; k < ids.shape[1]; ++k) {
       if (!active(token, k)) {
         continue;
       }
       const std::int32_t id = element<std::int32_t>(ids, token, k);
+      if (id == kNotRouted) {
+        return check_strict_routed(check, token, k);
+      }
       for (std::int64_t earlier = 0; earlier < k; ++earlier) {
         if (active(token, earlier) && element<std::int32_t>(ids, token, earlier) == id) {
           return Limits(check).fail("expert_ids",

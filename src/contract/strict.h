@@ -2,13 +2,14 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <string_view>
 
 #include "contract/check.h"
 #include "waybill/status.h"
 #include "waybill/tensor_view.h"
 
-// The limits of the vendor's products (ops.md section 11, last table), for code that has to run
+// The limits of the vendor's products (docs/strict.md), for code that has to run
 // there too. Which product: GroupFacts::strict; with Strict::kNone every check passes. All of them
 // come after the contract's own checks and rely on these.
 namespace waybill::contract {
@@ -52,8 +53,15 @@ Status check_strict_mask(const Checker& check,
                          std::string_view argument,
                          const std::optional<TensorView>& mask);
 
-/// expert_ids (BS, K) int32: those of a token, where `mask` is true, differ from each other. For
-/// operators that read the ids.
+/// What an error about an id adds to the range: how a caller leaves a choice out. `mask` is the
+/// operator's argument for it, empty where it has none. a2 has no masks, and no strict mode has -1.
+std::string ways_to_leave_out(std::string_view mask, Strict strict);
+
+/// For an id that is -1 at (token, k) and takes part: the products do not know it.
+Status check_strict_routed(const Checker& check, std::int64_t token, std::int64_t k);
+
+/// expert_ids (BS, K) int32: those of a token, where `mask` is true, are not -1 and differ from
+/// each other. For operators that read the ids.
 Status check_strict_ids(const Checker& check,
                         const TensorView& ids,
                         const std::optional<TensorView>& mask);

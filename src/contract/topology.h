@@ -5,6 +5,9 @@
 
 namespace waybill::contract {
 
+/// The id that says "not routed": its (t,k) takes no part, as if a mask were false there.
+inline constexpr std::int32_t kNotRouted = -1;
+
 /// Who owns which expert. Ranks [0, SR) hold shared experts, ranks [SR, E) hold MoE experts.
 struct Topology {
   int num_ranks = 1;               ///< E

@@ -5,6 +5,7 @@
 
 #include "contract/check.h"
 #include "contract/strict.h"
+#include "contract/topology.h"
 
 namespace waybill::contract {
 namespace {
@@ -116,15 +117,26 @@ Status check_row(const Checker& check, const UpdateExpertArgs& args, std::int64_
 template <typename Id>
 Status check_ids(const Checker& check, const UpdateExpertArgs& args) {
   const std::int64_t rows = args.eplb_table.shape[0];
+  const char* mask = check.op() == Operator::kEplbUpdateExpert ? "" : "active_mask";
   for (std::int64_t token = 0; token < args.expert_ids.shape[0]; ++token) {
+    if (args.active_mask && element<std::uint8_t>(*args.active_mask, token, 0) == 0) {
+      continue;
+    }
     for (std::int64_t k = 0; k < args.expert_ids.shape[1]; ++k) {
       const std::int64_t id = element<Id>(args.expert_ids, token, k);
-      if (id < 0 || id >= rows) {
-        return check.fail(
-            "expert_ids",
-            "ids in [0, " + std::to_string(rows) + "), the rows of eplb_table",
-            std::to_string(id) + " at token " + std::to_string(token) + ", k " + std::to_string(k));
+      if (id >= 0 && id < rows) {
+        continue;
       }
+      const std::string place =
+          std::to_string(id) + " at token " + std::to_string(token) + ", k " + std::to_string(k);
+      const Strict strict = check.group().strict;
+      if (id != kNotRouted) {
+        return check.fail("expert_ids",
+                          "ids in [0, " + std::to_string(rows) + "), the rows of eplb_table" +
+                              ways_to_leave_out(mask, strict),
+                          place);
+      }
+      WAYBILL_RETURN_IF_ERROR(check_strict_routed(check, token, k));
     }
   }
   return {};

@@ -5,6 +5,7 @@
 
 #include "contract/elastic.h"
 #include "engine/call.h"
+#include "engine/group_access.h"
 #include "engine/session.h"
 
 namespace waybill::engine {
@@ -47,8 +48,7 @@ Status run(Session& session, const BarrierArgs& args) {
   call.signal();
   WAYBILL_RETURN_IF_ERROR(call.gather());
   WAYBILL_RETURN_IF_ERROR(call.finish());
-  const std::lock_guard lock(session.stats_mutex);
-  session.counted.completed = session.number;
+  session.complete_call([](GroupStats&) {});
   return {};
 }
 
@@ -57,6 +57,8 @@ Status run(Session& session, const BarrierArgs& args) {
 
 namespace waybill {
 
-Status barrier(Group& group, const BarrierArgs& args) { return engine::run(group.session(), args); }
+Status barrier(Group& group, const BarrierArgs& args) {
+  return engine::run(engine::session_of(group), args);
+}
 
 }  // namespace waybill

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/combine_sum.h"
+#include "engine/group_access.h"
 #include "engine/row_source.h"
 #include "numerics/float_mode.h"
 #include "numerics/kernels.h"
@@ -20,19 +21,34 @@ using window::CombineLayout;
 using window::ReturnEntry;
 
 Status Combine::start() {
+  WAYBILL_RETURN_IF_ERROR(prepare());
+  return signal();
+}
+
+Status Combine::prepare() {
   const numerics::DefaultFloatMode float_mode;
-  WAYBILL_RETURN_IF_ERROR(call_.begin());
   WAYBILL_RETURN_IF_ERROR(tp_.begin());
-  if (Status status = check(); !status.ok()) {
-    return tp_.refuse(std::move(status));
+  Status status = check();
+  if (status.ok()) {
+    status = allocate();
   }
-  if (tp_.exists()) {
-    if (Status status = exchange_tp(); !status.ok()) {
-      return tp_.follow_tp(std::move(status), false);
-    }
+  return status.ok() ? std::move(status) : tp_.refuse(std::move(status));
+}
+
+Status Combine::signal() {
+  const numerics::DefaultFloatMode float_mode;
+  fill_header();
+  // The half of the EP group first: a shortage there is known before the TP peer gets a signal.
+  auto half = open_half();
+  if (!half.ok()) {
+    return tp_.follow_ep(half.status());
+  }
+  if (!tp_.exists()) {
+    publish(*half);
     return {};
   }
-  return publish();
+  Status status = exchange_tp(*half);
+  return status.ok() ? std::move(status) : tp_.follow_tp(std::move(status));
 }
 
 Result<CombineOutputs> Combine::complete() {
@@ -46,10 +62,10 @@ Result<CombineOutputs> Combine::complete() {
     if (status.ok() && session_.options().checked) {
       verify_rows();
     }
-    status = status.ok() ? call_.finish() : call_.abandon(status);
+    status = status.ok() ? call_.finish() : call_.fail(Ending::kFailedAlone, status);
   }
-  if (tp_.exists() && call_.has_failed()) {
-    tp_.call().poison(status);
+  if (tp_.exists() && call_.needs_reset()) {
+    status = tp_.call().fail(Ending::kBroken, status);
   }
   WAYBILL_RETURN_IF_ERROR(wait_readers(status));
   count();
@@ -97,8 +113,7 @@ Status Combine::check_own_tokens(Operator op) {
   WAYBILL_RETURN_IF_ERROR(contract::check_tokens(session_.facts(), shape_, args_, op));
   ids_ = routing::Grid<std::int32_t>(args_.expert_ids);
   const contract::Checker checker(op, session_.facts());
-  return routing::count(
-      checker, shape_.topology, ids_, pairs(), shape_.bs, shape_.k, scratch().counts);
+  return routing::count(checker, shape_.topology, ids_, pairs(), shape_.bs, shape_.k, plan_.counts);
 }
 
 Status Combine::take_tokens(const CombineArgs& args) {
@@ -108,7 +123,7 @@ Status Combine::take_tokens(const CombineArgs& args) {
 
 /// Counts the rows that go back to each owner.
 Status Combine::plan_returns() {
-  auto& offsets = scratch().owner_offsets;
+  auto& offsets = plan_.owner_offsets;
   if (shape_.form == contract::kFormTriples) {
     triples_ = {static_cast<const std::int32_t*>(args_.assist_info_for_combine.data),
                 args_.assist_info_for_combine.strides[0],
@@ -132,9 +147,38 @@ Status Combine::plan_returns() {
   return {};
 }
 
-Status Combine::publish() {
+/// Before the signal, so that a shortage is known to all ranks in this call.
+Status Combine::allocate() {
+  const Dims rows = norm_ != nullptr ? Dims{shape_.bs, 1, shape_.h} : Dims{shape_.bs, shape_.h};
+  WAYBILL_RETURN_IF_ERROR(call_.make_output(outputs_.x, shape_.dtype, rows));
+  if (norm_ != nullptr) {
+    WAYBILL_RETURN_IF_ERROR(call_.make_output(outputs_.y, shape_.dtype, rows));
+    WAYBILL_RETURN_IF_ERROR(call_.make_output(outputs_.rstd, DType::kFloat32, {shape_.bs, 1, 1}));
+  }
+  return {};
+}
+
+/// Of which dispatch the rows are, as far as it can be known. dispatch leaves its mark behind the
+/// triples or, for combine_setup, behind the counts; expand_idx has no room for one, and is known
+/// by its place in the pool.
+contract::DispatchCall Combine::dispatch_call() const {
+  if (call_.op() == Operator::kCombineSetup) {
+    return contract::read_mark(args_.ep_send_counts, num_ranks() * shape_.local_experts());
+  }
+  switch (shape_.form) {
+    case contract::kFormTriples:
+      return contract::read_mark(args_.assist_info_for_combine, 3 * shape_.rows);
+    case contract::kFormOccurrences:
+      return session_.pool().note_at(args_.assist_info_for_combine.data);
+    default:
+      return contract::kUnmarked;
+  }
+}
+
+void Combine::fill_header() {
   CallHeader& header = call_.header();
   header.agreement = contract::agreement_of(shape_, args_.comm_quant_mode);
+  header.agreement[contract::Agreed::kDispatchCall] = dispatch_call();
   header.bs = shape_.bs;
   header.num_entries = shape_.rows;
   header.num_rows = shape_.rows;
@@ -143,36 +187,38 @@ Status Combine::publish() {
     in_place_ = header.pool_offset >= 0;
     header.in_pool = in_place_ ? 1 : 0;
   }
-  const CombineLayout layout = layout_of(header, shape_.topology.rank);
-  auto half = call_.open_half(layout.end);
-  if (!half.ok()) {
-    return half.status();
-  }
-  publish_places(*half, layout);
+}
+
+Result<std::byte*> Combine::open_half() {
+  return call_.open_half(layout_of(call_.header(), shape_.topology.rank).end);
+}
+
+void Combine::publish(std::byte* half) {
+  const CombineLayout layout = layout_of(call_.header(), shape_.topology.rank);
+  publish_places(half, layout);
   call_.enter(Phase::kPublishRows);
   if (tp_.exists()) {
-    add_peer_rows(*half + layout.rows.offset);
+    add_peer_rows(half + layout.rows.offset);
   } else if (!in_place_) {
-    copy_rows(*half, layout);
+    copy_rows(half, layout);
   }
   call_.published_rows(
-      in_place_ ? static_cast<const std::byte*>(args_.expand_x.data) : *half + layout.rows.offset,
+      in_place_ ? static_cast<const std::byte*>(args_.expand_x.data) : half + layout.rows.offset,
       row_bytes());
   call_.signal(
       [&](const std::vector<char>& on_host, CallHeader& travels, transport::Parcel& parcel) {
-        return describe(*half, layout, on_host, travels, parcel);
+        return describe(half, layout, on_host, travels, parcel);
       });
-  return {};
 }
 
 void Combine::publish_places(std::byte* half, const CombineLayout& layout) {
   std::memcpy(half + layout.owner_offsets.offset,
-              scratch().owner_offsets.data(),
+              plan_.owner_offsets.data(),
               static_cast<std::size_t>(layout.owner_offsets.bytes));
   if (shape_.form == contract::kFormTriples) {
     routing::sort_by_owner(triples_,
-                           scratch().owner_offsets,
-                           scratch().cursor,
+                           plan_.owner_offsets,
+                           plan_.cursor,
                            std::span(reinterpret_cast<ReturnEntry*>(half + layout.entries.offset),
                                      static_cast<std::size_t>(shape_.rows)));
     return;
@@ -213,13 +259,7 @@ void Combine::copy_rows(std::byte* half, const CombineLayout& layout) {
 
 Status Combine::sum() {
   call_.enter(Phase::kPullRows);
-  const Dims rows = norm_ != nullptr ? Dims{shape_.bs, 1, shape_.h} : Dims{shape_.bs, shape_.h};
-  WAYBILL_RETURN_IF_ERROR(call_.make_output(outputs_.x, shape_.dtype, rows));
-  if (norm_ != nullptr) {
-    WAYBILL_RETURN_IF_ERROR(call_.make_output(outputs_.y, shape_.dtype, rows));
-    WAYBILL_RETURN_IF_ERROR(call_.make_output(outputs_.rstd, DType::kFloat32, {shape_.bs, 1, 1}));
-  }
-  const TokenSums sums(session_, shape_, args_, norm_, outputs_);
+  const TokenSums sums(session_.kernels(), plan_, shape_, args_, norm_, outputs_);
   session_.workers().run(shape_.bs,
                          least_items(row_bytes() * shape_.slots()),
                          [&](std::int64_t begin, std::int64_t end) { sums.run(begin, end); });
@@ -228,9 +268,9 @@ Status Combine::sum() {
 
 /// Checked mode: the rows that were summed are still those that were published.
 void Combine::verify_rows() const {
-  for (const std::byte* row : session_.scratch().rows) {
+  for (const std::byte* row : plan_.rows) {
     for (int member = 0; row != nullptr && member < num_ranks(); ++member) {
-      const std::byte* first = session_.scratch().returns[static_cast<std::size_t>(member)].rows;
+      const std::byte* first = plan_.returns[static_cast<std::size_t>(member)].rows;
       if (row >= first && row < first + call_.header_of(member).num_rows * row_bytes()) {
         call_.verify_row(member, (row - first) / row_bytes(), row, row_bytes());
         break;
@@ -240,14 +280,14 @@ void Combine::verify_rows() const {
 }
 
 std::int64_t Combine::returned_to(int r) {
-  const auto& offsets = scratch().owner_offsets;
+  const auto& offsets = plan_.owner_offsets;
   return offsets[static_cast<std::size_t>(r) + 1] - offsets[static_cast<std::size_t>(r)];
 }
 
 /// Also after an error of this rank alone: peers still read the rows that lie in the pool.
 Status Combine::wait_readers(const Status& ended) {
-  if (in_place_ && !call_.has_failed()) {
-    auto& readers = scratch().readers;
+  if (in_place_ && !call_.has_left()) {
+    auto& readers = plan_.readers;
     readers.clear();
     for (int r = 0; r < num_ranks(); ++r) {
       if (returned_to(r) > 0) {
@@ -256,9 +296,9 @@ Status Combine::wait_readers(const Status& ended) {
     }
     WAYBILL_RETURN_IF_ERROR(call_.wait_readers(readers));
   }
-  if (tp_in_place_ && !tp_.call().has_failed()) {
+  if (tp_in_place_ && !tp_.call().has_left()) {
     if (Status status = tp_.call().wait_readers({tp_.peer()}); !status.ok()) {
-      return tp_.follow_tp(std::move(status), true);
+      return tp_.follow_tp(std::move(status));
     }
   }
   return ended;
@@ -266,24 +306,23 @@ Status Combine::wait_readers(const Status& ended) {
 
 void Combine::count() {
   tp_.note_completed();
-  const std::lock_guard lock(session_.stats_mutex);
-  GroupStats& stats = session_.counted;
-  stats.completed = session_.number;
   const std::int64_t bytes = row_bytes() + scales_bytes();
-  if (in_place_) {
-    stats.rows_in_place += shape_.rows;
-  } else {
-    stats.bytes_published += shape_.rows * bytes;
-  }
-  for (int member = 0; member < num_ranks(); ++member) {
-    const auto r = static_cast<std::size_t>(call_.rank_of(member));
-    const std::int64_t received = scratch().received_rows[static_cast<std::size_t>(member)];
-    stats.combine.rows_sent[r] += returned_to(member);
-    stats.combine.bytes_sent[r] += returned_to(member) * bytes;
-    stats.combine.rows_received[r] += received;
-    stats.combine.bytes_received[r] += received * bytes;
-    stats.bytes_reduced += received * bytes;
-  }
+  session_.complete_call([&](GroupStats& stats) {
+    if (in_place_) {
+      stats.rows_in_place += shape_.rows;
+    } else {
+      stats.bytes_published += shape_.rows * bytes;
+    }
+    for (int member = 0; member < num_ranks(); ++member) {
+      const auto r = static_cast<std::size_t>(call_.rank_of(member));
+      const std::int64_t received = plan_.received_rows[static_cast<std::size_t>(member)];
+      stats.combine.rows_sent[r] += returned_to(member);
+      stats.combine.bytes_sent[r] += returned_to(member) * bytes;
+      stats.combine.rows_received[r] += received;
+      stats.combine.bytes_received[r] += received * bytes;
+      stats.bytes_reduced += received * bytes;
+    }
+  });
 }
 
 }  // namespace waybill::engine
@@ -291,7 +330,7 @@ void Combine::count() {
 namespace waybill {
 
 Result<Tensor> combine(Group& group, const CombineArgs& args) {
-  engine::Combine call(group.session(), args, contract::operator_of(args));
+  engine::Combine call(engine::session_of(group), args, contract::operator_of(args));
   if (Status status = call.start(); !status.ok()) {
     return status;
   }
@@ -305,7 +344,7 @@ Result<Tensor> combine(Group& group, const CombineArgs& args) {
 Result<CombineAddRmsNormResult> combine_add_rms_norm(Group& group,
                                                      const CombineAddRmsNormArgs& args) {
   engine::Combine call(
-      group.session(), args.combine, contract::Operator::kCombineAddRmsNorm, &args);
+      engine::session_of(group), args.combine, contract::Operator::kCombineAddRmsNorm, &args);
   if (Status status = call.start(); !status.ok()) {
     return status;
   }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <utility>
 
 #include "contract/combine_contract.h"
 #include "engine/call.h"
@@ -30,13 +31,20 @@ class Combine {
           contract::Operator op,
           const CombineAddRmsNormArgs* norm = nullptr)
       : session_(session),
+        plan_(session.combine_plan()),
         args_(args),
         norm_(norm),
         call_(session, op),
         tp_(call_, session, args.tp_group, args.tp_world_size) {}
 
-  /// Checks, publishes, signals.
+  /// prepare() and signal() as one.
   Status start();
+  /// Checks, and takes the memory of all outputs. A failure is a refusal of the call.
+  Status prepare();
+  /// Publishes and signals.
+  Status signal();
+  /// Refuses the prepared call and gives `why` back.
+  Status refuse(Status why) { return tp_.refuse(std::move(why)); }
   /// Waits for the others and sums. Returns when nobody reads this rank's rows any more.
   Result<CombineOutputs> complete();
 
@@ -45,13 +53,10 @@ class Combine {
 
   const contract::CombineShape& shape() const noexcept { return shape_; }
   Call& call() noexcept { return call_; }
-  /// Peers read the rows where the caller left them.
-  bool is_in_place() const noexcept { return in_place_; }
 
  private:
-  Scratch& scratch() noexcept { return session_.scratch(); }
   int num_ranks() const noexcept { return shape_.topology.num_ranks; }
-  routing::ActivePairs pairs() const { return {args_.x_active_mask, shape_.k}; }
+  routing::ActivePairs pairs() const { return {args_.x_active_mask, ids_, shape_.k}; }
 
   // Rows as they travel: with comm_quant_mode int8 and, beside them, scales.
   std::int64_t row_bytes() const noexcept;
@@ -59,7 +64,7 @@ class Combine {
   window::CombineLayout layout_of(const window::CallHeader& header, int member) const noexcept;
   /// The same, once located.
   const window::CombineLayout& layout_of(int member) const noexcept {
-    return session_.scratch().combine_layouts[static_cast<std::size_t>(member)];
+    return plan_.layouts[static_cast<std::size_t>(member)];
   }
   const std::int32_t* owner_offsets_of(int r) const;
   const window::ReturnEntry* entries_of(int r) const;
@@ -67,7 +72,11 @@ class Combine {
   Status check();
   Status check_own_tokens(contract::Operator op);
   Status plan_returns();
-  Status publish();
+  Status allocate();
+  contract::DispatchCall dispatch_call() const;
+  void fill_header();
+  Result<std::byte*> open_half();
+  void publish(std::byte* half);
   void publish_places(std::byte* half, const window::CombineLayout& layout);
   void copy_rows(std::byte* half, const window::CombineLayout& layout);
   // For members on other hosts (combine_travel.cc).
@@ -80,9 +89,11 @@ class Combine {
   void mark_counted(const std::int32_t* counts, const std::vector<char>& on_host);
 
   // TP = 2 (combine_tp.cc)
-  Status exchange_tp();
+  Status exchange_tp(std::byte* half);
   Status publish_tp();
-  Status check_peer();
+  bool agrees_with_peer() const;
+  Status counts_differ() const;
+  bool can_read_peer() const;
   void add_peer_rows(std::byte* rows);
 
   // complete() (combine_locate.cc)
@@ -104,6 +115,7 @@ class Combine {
   void count();
 
   Session& session_;
+  CombinePlan& plan_;
   CombineArgs args_;
   const CombineAddRmsNormArgs* norm_;
   Call call_;

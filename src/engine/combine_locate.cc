@@ -14,12 +14,12 @@ using window::ReturnEntry;
 
 Status Combine::locate() {
   const auto places = static_cast<std::size_t>(shape_.bs * shape_.slots());
-  scratch().rows.assign(places, nullptr);
-  scratch().scales.assign(shape_.quantised ? places : 0, nullptr);
-  scratch().received_rows.assign(static_cast<std::size_t>(num_ranks()), 0);
-  scratch().returns.clear();
+  plan_.rows.assign(places, nullptr);
+  plan_.scales.assign(shape_.quantised ? places : 0, nullptr);
+  plan_.received_rows.assign(static_cast<std::size_t>(num_ranks()), 0);
+  plan_.returns.clear();
   form_ = contract::kFormTriples;
-  auto& layouts = scratch().combine_layouts;
+  auto& layouts = plan_.layouts;
   layouts.clear();
   for (int r = 0; r < num_ranks(); ++r) {
     const CallHeader& header = call_.header_of(r);
@@ -55,7 +55,7 @@ Status Combine::locate() {
 }
 
 Status Combine::corrupt(int r) const {
-  return call_.corrupt("rank " + std::to_string(call_.rank_of(r)));
+  return call_.cannot_be("rank " + std::to_string(call_.rank_of(r)));
 }
 
 const std::int32_t* Combine::owner_offsets_of(int r) const {
@@ -91,18 +91,18 @@ void Combine::note_source(int r) {
   fetch_ahead(owner_offsets_of(r) + shape_.topology.rank, 8);
   const std::byte* rows =
       header.in_pool != 0 ? call_.peer_of(r).pool + header.pool_offset : half + layout.rows.offset;
-  scratch().returns.push_back({rows,
-                               half + layout.scales.offset,
-                               reinterpret_cast<const std::int32_t*>(half + layout.counts.offset)});
+  plan_.returns.push_back({rows,
+                           half + layout.scales.offset,
+                           reinterpret_cast<const std::int32_t*>(half + layout.counts.offset)});
 }
 
 /// Notes that row `row` of member r belongs to (token, slot).
 void Combine::place(int r, std::int64_t row, std::int64_t token, std::int64_t slot) {
-  const ReturnSource& source = scratch().returns[static_cast<std::size_t>(r)];
+  const ReturnSource& source = plan_.returns[static_cast<std::size_t>(r)];
   const auto index = static_cast<std::size_t>(token * shape_.slots() + slot);
-  scratch().rows[index] = source.rows + row * row_bytes();
+  plan_.rows[index] = source.rows + row * row_bytes();
   if (shape_.quantised) {
-    scratch().scales[index] = source.scales + row * scales_bytes();
+    plan_.scales[index] = source.scales + row * scales_bytes();
   }
 }
 
@@ -118,7 +118,7 @@ Status Combine::locate_listed(int r) {
   if (begin < 0 || begin > end || end > header.num_entries) {
     return corrupt(r);
   }
-  scratch().received_rows[static_cast<std::size_t>(r)] = end - begin;
+  plan_.received_rows[static_cast<std::size_t>(r)] = end - begin;
   const ReturnEntry* entries = entries_of(r);
   for (std::int64_t i = begin; i < end; ++i) {
     const ReturnEntry entry = {
@@ -130,7 +130,7 @@ Status Combine::locate_listed(int r) {
     if (entry.token >= shape_.bs || !expects(entry.token, entry.slot)) {
       continue;
     }
-    if (scratch().rows[static_cast<std::size_t>(entry.token * shape_.slots() + entry.slot)] !=
+    if (plan_.rows[static_cast<std::size_t>(entry.token * shape_.slots() + entry.slot)] !=
         nullptr) {
       return call_.checker().fail(contract::index_argument(call_.op()),
                                   "one row for token " + std::to_string(entry.token) + ", slot " +
@@ -145,7 +145,7 @@ Status Combine::locate_listed(int r) {
 Status Combine::check_complete() {
   for (std::int64_t t = 0; t < shape_.bs; ++t) {
     for (std::int64_t slot = 0; slot < shape_.slots(); ++slot) {
-      if (scratch().rows[static_cast<std::size_t>(t * shape_.slots() + slot)] == nullptr &&
+      if (plan_.rows[static_cast<std::size_t>(t * shape_.slots() + slot)] == nullptr &&
           expects(t, slot)) {
         return call_.checker().fail(
             contract::index_argument(call_.op()),
@@ -187,7 +187,7 @@ Status Combine::locate_occurrence(std::int64_t token, std::int64_t slot, std::in
     r = topology.shared_target(topology.rank, static_cast<int>(slot - shape_.k));
   }
   const CallHeader& header = call_.header_of(r);
-  const std::int32_t* counts = scratch().returns[static_cast<std::size_t>(r)].counts;
+  const std::int32_t* counts = plan_.returns[static_cast<std::size_t>(r)].counts;
   const std::int64_t cell = local * num_ranks() + topology.rank;
   const std::int64_t begin = cell == 0 ? 0 : read_once(counts[cell - 1]);
   const std::int64_t end = read_once(counts[cell]);
@@ -203,7 +203,7 @@ Status Combine::locate_occurrence(std::int64_t token, std::int64_t slot, std::in
     return corrupt(r);
   }
   place(r, row, token, slot);
-  ++scratch().received_rows[static_cast<std::size_t>(r)];
+  ++plan_.received_rows[static_cast<std::size_t>(r)];
   return {};
 }
 

@@ -10,19 +10,20 @@ namespace waybill::engine {
 
 using numerics::Term;
 
-TokenSums::TokenSums(Session& session,
+TokenSums::TokenSums(const numerics::Kernels& kernels,
+                     const CombinePlan& plan,
                      const contract::CombineShape& shape,
                      const CombineArgs& args,
                      const CombineAddRmsNormArgs* norm,
                      CombineOutputs& outputs)
-    : session_(session),
-      kernels_(session.kernels()),
+    : kernels_(kernels),
+      plan_(plan),
       shape_(shape),
       args_(args),
       norm_(norm),
       outputs_(outputs),
-      active_(args.x_active_mask, shape.k),
       ids_(args.expert_ids),
+      active_(args.x_active_mask, ids_, shape.k),
       weights_(args.expert_scales),
       row_bytes_(shape.h * size_of(shape.dtype)) {}
 
@@ -57,22 +58,22 @@ std::byte* TokenSums::out(Tensor& tensor, std::int64_t token) const {
 
 const void* TokenSums::row_of(std::int64_t token, std::int64_t slot, Buffers& buffers) const {
   const auto place = static_cast<std::size_t>(token * shape_.slots() + slot);
-  const std::byte* row = session_.scratch().rows[place];
+  const std::byte* row = plan_.rows[place];
   if (!shape_.quantised) {
     return row;
   }
   std::byte* dequantised = buffers.dequantised.data() + slot * row_bytes_;
   kernels_.comm_dequantise_row(reinterpret_cast<const std::int8_t*>(row),
-                               session_.scratch().scales[place],
+                               plan_.scales[place],
                                shape_.dtype,
                                shape_.h,
                                dequantised);
   return dequantised;
 }
 
-/// Terms in the order of section 7.2: k, then shared experts, then shared_expert_x; the residual of
-/// 7.4 comes last with weight 1. Only a constant expert's row, which is float32, makes the sum take
-/// more than one step.
+/// Terms in the order of docs/contract/operators.md section 7.2: k, then shared experts, then
+/// shared_expert_x; the residual of 7.4 comes last with weight 1. Only a constant expert's row,
+/// which is float32, makes the sum take more than one step.
 void TokenSums::run_token(std::int64_t token, Buffers& buffers) const {
   const bool active = active_.token(token);
   if (norm_ != nullptr && !active) {

@@ -6,19 +6,20 @@
 
 #include "contract/combine_contract.h"
 #include "engine/combine.h"
+#include "engine/plans.h"
 #include "engine/row_source.h"
-#include "engine/session.h"
 #include "numerics/kernels.h"
 #include "routing/pairs.h"
 #include "waybill/combine.h"
 
 namespace waybill::engine {
 
-/// The sums of ops.md section 7.2 for the tokens of this rank, whose rows are located, and the norm
-/// of 7.4. One object serves all threads of a call.
+/// The sums of docs/contract/operators.md section 7.2 for the tokens of this rank, whose rows are
+/// located, and the norm of 7.4. One object serves all threads of a call.
 class TokenSums {
  public:
-  TokenSums(Session& session,
+  TokenSums(const numerics::Kernels& kernels,
+            const CombinePlan& plan,
             const contract::CombineShape& shape,
             const CombineArgs& args,
             const CombineAddRmsNormArgs* norm,
@@ -50,14 +51,14 @@ class TokenSums {
   float scalar(const TensorView& vector, std::int64_t i) const;
   std::byte* out(Tensor& tensor, std::int64_t token) const;
 
-  Session& session_;
   const numerics::Kernels& kernels_;
+  const CombinePlan& plan_;
   const contract::CombineShape& shape_;
   const CombineArgs& args_;
   const CombineAddRmsNormArgs* norm_;
   CombineOutputs& outputs_;
-  const routing::ActivePairs active_;
   const routing::Grid<std::int32_t> ids_;
+  const routing::ActivePairs active_;
   const routing::Grid<float> weights_;
   const std::int64_t row_bytes_;
 };

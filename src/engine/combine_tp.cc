@@ -1,5 +1,5 @@
-// The exchange of combine between the two TP ranks (ops.md section 6): each row of this rank is
-// added to the part of it that the peer's experts computed.
+// The exchange of combine between the two TP ranks (docs/contract/operators.md section 6): each row
+// of this rank is added to the part of it that the peer's experts computed.
 
 #include <cstring>
 #include <string>
@@ -13,27 +13,19 @@ namespace waybill::engine {
 
 using window::CallHeader;
 
-Status Combine::exchange_tp() {
+/// `half`: of the EP group's call, which has room for the sums.
+Status Combine::exchange_tp(std::byte* half) {
   Call& call = tp_.call();
   WAYBILL_RETURN_IF_ERROR(publish_tp());
   WAYBILL_RETURN_IF_ERROR(call.gather());
-  Status status = check_peer();
-  if (!status.ok()) {
-    return call.abandon(status);
+  if (!agrees_with_peer()) {
+    return call.fail(Ending::kFailedTogether, counts_differ());
   }
-  status = publish();
-  if (!status.ok()) {
-    if (call_.has_failed()) {
-      call.poison(status);
-      return status;
-    }
-    return call.abandon(status);
+  if (!can_read_peer()) {
+    return call.fail(Ending::kFailedAlone, call.cannot_be("the TP peer"));
   }
-  Status ended = call.finish();
-  if (!ended.ok()) {
-    call_.poison(ended);
-  }
-  return ended;
+  publish(half);
+  return call.finish();
 }
 
 /// Publishes the peer's rows: those behind this rank's own.
@@ -75,21 +67,27 @@ Status Combine::publish_tp() {
   return {};
 }
 
-Status Combine::check_peer() {
-  Call& call = tp_.call();
+/// Both peers see the same numbers.
+bool Combine::agrees_with_peer() const {
+  const CallHeader& header = tp_.call().header_of(tp_.peer());
+  return header.num_entries == shape_.peer_rows && header.num_rows == shape_.rows;
+}
+
+Status Combine::counts_differ() const {
+  const CallHeader& header = tp_.call().header_of(tp_.peer());
+  return tp_.call().checker().fail(
+      "tp_send_counts",
+      "rows of both TP ranks as both count them, " + std::to_string(header.num_rows) + " and " +
+          std::to_string(header.num_entries),
+      std::to_string(shape_.rows) + " and " + std::to_string(shape_.peer_rows));
+}
+
+bool Combine::can_read_peer() const {
+  const Call& call = tp_.call();
   const CallHeader& header = call.header_of(tp_.peer());
-  if (header.num_entries != shape_.peer_rows || header.num_rows != shape_.rows) {
-    return call.checker().fail(
-        "tp_send_counts",
-        "rows of both TP ranks as both count them, " + std::to_string(header.num_rows) + " and " +
-            std::to_string(header.num_entries),
-        std::to_string(shape_.rows) + " and " + std::to_string(shape_.peer_rows));
-  }
   const std::int64_t bytes = shape_.rows * row_bytes();
-  const bool readable = header.in_pool != 0
-                            ? call.lies_in_pool(tp_.peer(), header.pool_offset, bytes)
-                            : bytes <= call.half_bytes_of(tp_.peer());
-  return readable ? Status() : call.corrupt("the TP peer");
+  return header.in_pool != 0 ? call.lies_in_pool(tp_.peer(), header.pool_offset, bytes)
+                             : bytes <= call.half_bytes_of(tp_.peer());
 }
 
 /// Row i becomes RNE(own[i] + peer's part of it). The sum of two float16 in float32, rounded once

@@ -20,7 +20,7 @@ std::int64_t Combine::describe(const std::byte* half,
   header.in_pool = 0;
   header.pool_offset = 0;
   const CombineLayout mirrored = layout_of(header, shape_.topology.rank);
-  auto& marked = scratch().travels;
+  auto& marked = plan_.travels;
   marked.assign(static_cast<std::size_t>(header.num_rows), 0);
   const auto add = [&](const window::Section& from, const window::Section& to) {
     parcel.extents.push_back({half + from.offset, to.offset, to.bytes});
@@ -32,8 +32,8 @@ std::int64_t Combine::describe(const std::byte* half,
     // Each owner reads its own entries only.
     constexpr auto kEntry = static_cast<std::int64_t>(sizeof(ReturnEntry));
     for (std::size_t r = 0; r < on_host.size(); ++r) {
-      const std::int64_t first = kEntry * scratch().owner_offsets[r];
-      const std::int64_t last = kEntry * scratch().owner_offsets[r + 1];
+      const std::int64_t first = kEntry * plan_.owner_offsets[r];
+      const std::int64_t last = kEntry * plan_.owner_offsets[r + 1];
       if (on_host[r] != 0) {
         parcel.extents.push_back(
             {half + layout.entries.offset + first, mirrored.entries.offset + first, last - first});
@@ -57,10 +57,10 @@ std::int64_t Combine::describe(const std::byte* half,
 }
 
 void Combine::mark_listed(const ReturnEntry* entries, const std::vector<char>& on_host) {
-  const auto& offsets = scratch().owner_offsets;
+  const auto& offsets = plan_.owner_offsets;
   for (std::size_t r = 0; r < on_host.size(); ++r) {
     for (std::int64_t i = offsets[r]; on_host[r] != 0 && i < offsets[r + 1]; ++i) {
-      scratch().travels[static_cast<std::size_t>(entries[i].row)] = 1;
+      plan_.travels[static_cast<std::size_t>(entries[i].row)] = 1;
     }
   }
 }
@@ -71,7 +71,7 @@ void Combine::mark_counted(const std::int32_t* counts, const std::vector<char>& 
   for (std::int64_t i = 0; i < num_ranks() * shape_.local_experts(); ++i) {
     const std::int64_t end = counts[i];
     if (on_host[static_cast<std::size_t>(i % num_ranks())] != 0) {
-      std::fill(scratch().travels.begin() + begin, scratch().travels.begin() + end, 1);
+      std::fill(plan_.travels.begin() + begin, plan_.travels.begin() + end, 1);
     }
     begin = end;
   }

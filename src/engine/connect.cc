@@ -111,17 +111,23 @@ Result<std::vector<transport::Greeting>> exchange_greetings(
   return greetings;
 }
 
+/// Where the thread runs that moves messages: on the last core that was asked for, so that it is a
+/// helper's only where there are no more; or wherever the process may.
+CoreSet cores_of_progress(const SessionOptions& options) {
+  return options.cores.empty() ? options.process_cores : core_set_of({options.cores.back()});
+}
+
 /// The group's ranks on other hosts, beside those of this one.
 Result<std::unique_ptr<transport::Transport>> connect_hosts(
     std::unique_ptr<transport::Transport> here,
     const std::shared_ptr<window::Window>& window,
     const transport::RendezvousOptions& meeting,
     const GroupOptions& options,
-    const Env& env) {
+    const Resolved& resolved) {
   auto mirrors = transport::Mirrors::create(*window, meeting.world_size);
   auto wire = mirrors.ok() ? transport::UcxWire::open(meeting.rank, meeting.world_size)
                            : Result<std::unique_ptr<transport::UcxWire>>(mirrors.status());
-  auto greetings = exchange_greetings(wire, *window, !env.progress_in_calls, options);
+  auto greetings = exchange_greetings(wire, *window, !resolved.env.progress_in_calls, options);
   if (!greetings.ok()) {
     return greetings.status();
   }
@@ -141,8 +147,12 @@ Result<std::unique_ptr<transport::Transport>> connect_hosts(
       std::move(*mirrors),
       std::move(*wire),
       *greetings,
-      transport::RemoteOptions{
-          options.hosts, meeting.rank, !env.progress_in_calls, env.keepalive, "UCX"}));
+      transport::RemoteOptions{options.hosts,
+                               meeting.rank,
+                               !resolved.env.progress_in_calls,
+                               resolved.env.keepalive,
+                               "UCX",
+                               cores_of_progress(resolved.session)}));
 }
 
 }  // namespace
@@ -219,7 +229,7 @@ Result<std::unique_ptr<Session>> connect_resolved(const std::string& id,
     std::filesystem::remove(*path, ignored);
   }
   if (transport.ok() && hosts) {
-    transport = connect_hosts(std::move(*transport), window, meeting, options, resolved.env);
+    transport = connect_hosts(std::move(*transport), window, meeting, options, resolved);
   }
   if (!transport.ok()) {
     return transport.status();
@@ -341,7 +351,8 @@ Result<std::vector<std::unique_ptr<Session>>> local_sessions(const std::string& 
                                    rank,
                                    !resolved->env.progress_in_calls,
                                    resolved->env.keepalive,
-                                   "messages in memory"});
+                                   "messages in memory",
+                                   cores_of_progress(resolved->session)});
     }
     sessions.push_back(
         std::make_unique<Session>(std::move(transport), windows[r], rank, resolved->session));

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <utility>
 
 #include "contract/dispatch_contract.h"
@@ -20,46 +21,62 @@ class Dispatch {
   /// `op`: contract::operator_of(args), or kDispatchSetup.
   Dispatch(Session& session, const DispatchArgs& args, contract::Operator op)
       : session_(session),
+        plan_(session.dispatch_plan()),
         args_(args),
         call_(session, op),
         tp_(call_, session, args.tp_group, args.tp_world_size) {}
 
-  /// Checks, publishes, signals. Waits for nobody after successful calls. Afterwards nothing that
-  /// `args` borrows is read.
+  /// prepare() and signal() as one.
   Status start();
+  /// Checks, and takes the address space and, as far as their sizes are known, the memory of all
+  /// outputs. A failure is a refusal of the call.
+  Status prepare();
+  /// Publishes and signals. Waits for nobody after successful calls. Afterwards nothing that `args`
+  /// borrows is read.
+  Status signal();
+  /// Refuses the prepared call and gives `why` back.
+  Status refuse(Status why) { return tp_.refuse(std::move(why)); }
   /// Waits for the others and pulls.
   Result<DispatchResult> complete();
 
   const contract::DispatchShape& shape() const noexcept { return shape_; }
   Call& call() noexcept { return call_; }
-  /// expand_idx, which start() has made.
-  Tensor take_occurrences() noexcept { return std::move(result_.assist_info_for_combine); }
+  /// expand_idx, which prepare() has made.
+  Tensor take_occurrences() noexcept { return std::move(occurrences_); }
   void set_expert_token_nums_type(int type) noexcept { args_.expert_token_nums_type = type; }
 
  private:
-  Scratch& scratch() noexcept { return session_.scratch(); }
   int num_ranks() const noexcept { return shape_.topology.num_ranks; }
-  routing::ActivePairs pairs() const { return {args_.x_active_mask, shape_.k}; }
+  routing::ActivePairs pairs() const { return {args_.x_active_mask, ids_, shape_.k}; }
+
+  /// The call of a setup and its teardown.
+  bool is_split() const noexcept { return shape_.op == contract::Operator::kDispatchSetup; }
 
   Status check();
-  void fill_header();
-  Status publish();
+  Status allocate();
+  Status make_rows(const contract::DispatchOutputs& shapes);
   Status write_occurrences();
+  void fill_header();
+  void limit_rows();
+  Status publish();
 
   // complete()
   Status exchange();
+  Status find_sources();
+  Status check_totals();
+  std::int64_t rows_limit_of(int r) const;
+  std::int64_t total_of(int target) const;
+  Status check_total(int target, std::int64_t total) const;
   Status plan();
-  void find_sources();
+  Status reserve();
   const window::DispatchLayout& layout_of(int r) const noexcept {
-    return session_.scratch().dispatch_layouts[static_cast<std::size_t>(r)];
+    return plan_.layouts[static_cast<std::size_t>(r)];
   }
   bool has_sane_numbers(const window::CallHeader& header) const;
   Status corrupt(int r) const;
-  Status check_capacity();
-  Status allocate();
-  Status make_rows(const contract::DispatchOutputs& shapes);
   void fill_counts();
   Status pull();
+  void write_mark();
 
   // TP = 2 (dispatch_tp.cc)
   Status exchange_tp();
@@ -69,11 +86,14 @@ class Dispatch {
   void count();
 
   Session& session_;
+  DispatchPlan& plan_;
   DispatchArgs args_;
   Call call_;
   TpExchange tp_;
   contract::DispatchShape shape_;
   routing::Grid<std::int32_t> ids_;
+  Tensor occurrences_;      ///< expand_idx
+  std::string limit_text_;  ///< why this rank has memory for fewer than A rows
   DispatchResult result_;
 };
 

@@ -32,19 +32,16 @@ namespace {
 
 class DispatchPublisher {
  public:
-  DispatchPublisher(Session& session,
-                    const DispatchArgs& args,
-                    const DispatchShape& shape,
-                    const CallHeader& header,
-                    std::byte* half)
+  DispatchPublisher(Session& session, DispatchPlan& plan, const DispatchPublish& what)
       : session_(session),
-        args_(args),
-        shape_(shape),
-        header_(header),
-        half_(half),
-        layout_(dispatch_layout(shape, header)),
-        ids_(args.expert_ids),
-        pairs_(args.x_active_mask, shape.k) {}
+        plan_(plan),
+        args_(what.args),
+        shape_(what.shape),
+        header_(what.header),
+        half_(what.half),
+        layout_(dispatch_layout(shape_, header_)),
+        ids_(args_.expert_ids),
+        pairs_(args_.x_active_mask, ids_, shape_.k) {}
 
   void run() {
     publish_routing();
@@ -58,7 +55,7 @@ class DispatchPublisher {
 
  private:
   void publish_routing() {
-    const routing::SendCounts& counts = session_.scratch().counts;
+    const routing::SendCounts& counts = plan_.counts;
     std::memcpy(half_ + layout_.rows_to.offset,
                 counts.rows_to.data(),
                 static_cast<std::size_t>(layout_.rows_to.bytes));
@@ -67,8 +64,7 @@ class DispatchPublisher {
                 static_cast<std::size_t>(layout_.expert_offsets.bytes));
     entries_ = {at<std::int32_t>(half_, layout_.entries),
                 static_cast<std::size_t>(counts.num_entries)};
-    routing::sort_by_expert(
-        counts, ids_, pairs_, shape_.bs, shape_.k, session_.scratch().cursor, entries_);
+    routing::sort_by_expert(counts, ids_, pairs_, shape_.bs, shape_.k, plan_.cursor, entries_);
     if (shape_.topology.num_shared > 0) {
       active_ = {at<std::int32_t>(half_, layout_.active),
                  static_cast<std::size_t>(counts.num_active)};
@@ -97,7 +93,7 @@ class DispatchPublisher {
       session_.kernels().copy(
           rows + t * row_bytes, from, static_cast<std::size_t>(count * row_bytes), kind);
     };
-    const bool whole = !shape_.quantised && args_.x.is_contiguous() && pairs_.all();
+    const bool whole = !shape_.quantised && args_.x.is_contiguous() && !pairs_.has_mask();
     session_.workers().run(
         shape_.bs, least_items(row_bytes), [&](std::int64_t begin, std::int64_t end) {
           if (whole) {
@@ -133,8 +129,8 @@ class DispatchPublisher {
   void publish_smooth_rows() {
     const RowSource source(args_.x);
     const RowSource smooth(*args_.scales);
-    const std::int64_t num_entries = session_.scratch().counts.num_entries;
-    const std::int64_t num_active = session_.scratch().counts.num_active;
+    const std::int64_t num_entries = plan_.counts.num_entries;
+    const std::int64_t num_active = plan_.counts.num_active;
     session_.workers().run(
         header_.num_rows,
         least_items(shape_.row_bytes()),
@@ -165,6 +161,7 @@ class DispatchPublisher {
   }
 
   Session& session_;
+  DispatchPlan& plan_;
   const DispatchArgs& args_;
   const DispatchShape& shape_;
   const CallHeader& header_;
@@ -178,12 +175,8 @@ class DispatchPublisher {
 
 }  // namespace
 
-void publish_dispatch(Session& session,
-                      const DispatchArgs& args,
-                      const DispatchShape& shape,
-                      const CallHeader& header,
-                      std::byte* half) {
-  DispatchPublisher(session, args, shape, header, half).run();
+void publish_dispatch(Session& session, DispatchPlan& plan, const DispatchPublish& what) {
+  DispatchPublisher(session, plan, what).run();
 }
 
 }  // namespace waybill::engine

@@ -26,12 +26,15 @@ auto at(Byte* half, const window::Section& section) {
   return reinterpret_cast<Element*>(half + section.offset);
 }
 
-/// Writes routing and rows of this rank into its half, which is free and large enough. The
-/// session's scratch holds the counts of the ids.
-void publish_dispatch(Session& session,
-                      const DispatchArgs& args,
-                      const contract::DispatchShape& shape,
-                      const window::CallHeader& header,
-                      std::byte* half);
+/// What a dispatch publishes, and where: `half` is this rank's, free and large enough.
+struct DispatchPublish {
+  const DispatchArgs& args;
+  const contract::DispatchShape& shape;
+  const window::CallHeader& header;
+  std::byte* half;
+};
+
+/// Writes routing and rows of this rank into its half. `plan` has the counts of the ids.
+void publish_dispatch(Session& session, DispatchPlan& plan, const DispatchPublish& what);
 
 }  // namespace waybill::engine

@@ -1,4 +1,4 @@
-// The exchange of dispatch between the two TP ranks (ops.md section 6).
+// The exchange of dispatch between the two TP ranks (docs/contract/operators.md section 6).
 
 #include <algorithm>
 #include <cstring>
@@ -18,9 +18,9 @@ Status Dispatch::exchange_tp() {
   WAYBILL_RETURN_IF_ERROR(publish_tp());
   WAYBILL_RETURN_IF_ERROR(call.gather());
   Status status = append_peer();
-  Status ended = status.ok() ? call.finish() : call.abandon(status);
+  Status ended = status.ok() ? call.finish() : call.fail(Ending::kFailedAlone, status);
   // The caller may write to expand_x as soon as it has it.
-  if (!call.has_failed()) {
+  if (!call.has_left()) {
     WAYBILL_RETURN_IF_ERROR(call.wait_readers({tp_.peer()}));
   }
   return ended;
@@ -72,20 +72,20 @@ Status Dispatch::append_peer() {
   const std::int64_t row_bytes = shape_.row_bytes();
   const bool in_pool = header.in_pool != 0;
   if (rows < 0 || rows > shape_.rows_capacity) {
-    return call.corrupt("the TP peer");
+    return call.cannot_be("the TP peer");
   }
   const auto layout =
       TpDispatchLayout::of(num_ranks(), rows, shape_.quantised, in_pool ? 0 : rows * row_bytes);
   if (!call.ends_at(tp_.peer(), layout.end) ||
       (in_pool && !call.lies_in_pool(tp_.peer(), header.pool_offset, rows * row_bytes))) {
-    return call.corrupt("the TP peer");
+    return call.cannot_be("the TP peer");
   }
   const std::byte* half = call.half_of(tp_.peer());
   auto* counts = result_.ep_recv_counts.data<std::int32_t>() + num_ranks();
   std::copy_n(at<std::int32_t>(half, layout.counts), num_ranks(), counts);
   if (counts[0] < 0 || counts[num_ranks() - 1] != rows ||
       !std::is_sorted(counts, counts + num_ranks())) {
-    return call.corrupt("the TP peer");
+    return call.cannot_be("the TP peer");
   }
   const char* name = contract::name_of(call.op());
   const std::int64_t all = result_.rows + rows;

@@ -6,6 +6,8 @@
 #include <utility>
 
 #include "base/errors.h"
+#include "contract/check.h"
+#include "engine/call.h"
 #include "engine/connect.h"
 #include "engine/session.h"
 #include "transport/hosts.h"
@@ -171,9 +173,29 @@ Result<Tensor> Group::expert_buffer(std::int64_t rows, std::int64_t hidden, DTyp
 
 Result<std::vector<int>> Group::reset() { return session_->reset(); }
 void Group::close(std::chrono::milliseconds timeout) { session_->close(timeout); }
+std::chrono::milliseconds Group::timeout() const noexcept { return session_->timeout(); }
+bool Group::stop() noexcept { return session_->standing().occupy(); }
+bool Group::wait_for_readers(std::chrono::milliseconds timeout) {
+  return session_->wait_for_readers(timeout);
+}
 void Group::set_timeout(std::chrono::milliseconds timeout) { session_->set_timeout(timeout); }
 GroupStats Group::stats() const { return session_->stats(); }
 std::vector<Route> Group::routes() const { return session_->routes(); }
 Result<MemoryPlacement> Group::placement() { return session_->placement(); }
+
+Status Group::refuse(std::string_view op,
+                     std::string_view argument,
+                     std::string_view expected,
+                     std::string_view got) {
+  const contract::Operator named = contract::operator_named(op);
+  Status bad = contract::Checker(named, session_->facts()).fail(argument, expected, got);
+  if (named == contract::Operator::kDispatchTeardown ||
+      named == contract::Operator::kCombineTeardown) {
+    return bad;
+  }
+  engine::Call call(*session_, named);
+  WAYBILL_RETURN_IF_ERROR(call.begin());
+  return call.refuse(std::move(bad));
+}
 
 }  // namespace waybill

@@ -11,23 +11,24 @@ namespace {
 
 using contract::Operator;
 
-/// The letters of ops.md, from the arguments. Not shared with the contract's shapes on purpose.
+/// The letters of docs/contract/operators.md, from the arguments. Not shared with the contract's
+/// shapes on purpose.
 struct Letters {
   std::int64_t e, m, sr, s, bs, h, k, tp, gbs, l, a, local_e;
 
   Letters(const DispatchArgs& args)
-      : e(args.ep_world_size),
-        m(args.moe_expert_num),
-        sr(args.shared_expert_rank_num),
-        s(args.shared_expert_num),
+      : e(args.layer.ep_world_size),
+        m(args.layer.moe_expert_num),
+        sr(args.layer.shared_expert_rank_num),
+        s(args.layer.shared_expert_num),
         bs(args.x.shape[0]),
         h(args.x.shape[1]),
         k(args.expert_ids.shape[1]),
         tp(std::max(args.tp_world_size, 1)),
-        gbs(args.global_bs != 0 ? args.global_bs : bs * e),
+        gbs(args.layer.global_bs != 0 ? args.layer.global_bs : bs * e),
         l(e > sr ? m / (e - sr) : 0) {
     const bool elastic = args.elastic_info.has_value();
-    const bool shared = args.ep_rank_id < sr;
+    const bool shared = args.layer.ep_rank_id < sr;
     const std::int64_t routed = gbs * std::min(l, k);
     const std::int64_t per_shared = sr > 0 ? sr / s : 1;
     const std::int64_t for_shared = sr > 0 ? gbs / e * ((e + per_shared - 1) / per_shared) : 0;
@@ -63,7 +64,8 @@ Status check_counts(Operator op, const DispatchArgs& args, const DispatchResult&
                                     ? result.tp_recv_counts.data<std::int32_t>()[args.tp_rank_id]
                                     : result.rows;
   std::int64_t last = 0;
-  const auto first = std::min<std::int64_t>(args.ep_world_size, result.ep_recv_counts.shape[0]);
+  const auto first =
+      std::min<std::int64_t>(args.layer.ep_world_size, result.ep_recv_counts.shape[0]);
   for (std::int64_t i = 0; i < first; ++i) {
     if (counts[i] < last && counts[i] != 0) {
       return wrong(op, "ep_recv_counts", "sums that do not fall", std::to_string(counts[i]));

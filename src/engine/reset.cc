@@ -5,16 +5,17 @@
 #include <utility>
 
 #include "base/errors.h"
-#include "base/futex.h"
-#include "engine/reset_posts.h"
+#include "engine/call.h"
 #include "engine/session.h"
 #include "window/control.h"
+#include "window/page_reads.h"
 
 namespace waybill::engine {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 using window::ControlPage;
+using window::ResetList;
 using window::ResetStage;
 
 constexpr const char* kName = "reset";
@@ -23,11 +24,23 @@ constexpr std::chrono::milliseconds kGrace{2000};
 /// How often a process that comes back looks for ranks that it has not met.
 constexpr std::chrono::milliseconds kCallAgain{50};
 
-/// One rank's part in the agreement on who is there (docs/protocol.md, "Reset").
+/// Where a rank is in one attempt of a reset.
+enum class Stage {
+  kGathering,  ///< it has accepted no list
+  kAccepted,   ///< it has accepted list_, that of closer_
+  kHeld,       ///< list_ holds
+  kExcluded,   ///< a list without this rank held
+  kOver,       ///< the attempt comes to nothing: attempt_ is the next one
+};
+
+/// One rank's part in the agreement on which ranks are there (docs/protocol.md, "Reset"). Owner:
+/// Session::reset(), for one reset.
 class Reset {
  public:
   explicit Reset(Session& session)
-      : session_(session), own_(session.page()), newcomer_(own_.newcomer.load() != 0) {}
+      : session_(session),
+        board_(session.board()),
+        newcomer_(session.page().newcomer.load() != 0) {}
 
   Result<std::vector<int>> run() {
     session_.enter(Phase::kReset, contract::Operator::kNone);
@@ -37,19 +50,17 @@ class Reset {
     if (status.ok()) {
       status = choose_attempt();
     }
-    while (status.ok() && !concluded_) {
+    while (status.ok() && stage_ != Stage::kHeld) {
       join();
       status = agree();
-      if (newcomer_ && excluded_) {
-        // The others went on without it; their next reset may take it in.
-        excluded_ = false;
+      if (status.ok() && stage_ == Stage::kExcluded) {
+        // The others went on without this new process; their next reset may take it in.
         status = choose_attempt();
       }
     }
     if (!status.ok()) {
       if (attempt_ > 0) {
-        post_joined(own_, attempt_, ResetStage::kGaveUp);
-        tell(own_.reset.joined);
+        board_.give_up_reset(attempt_);
       }
       session_.enter(Phase::kIdle, contract::Operator::kNone);
       return status;
@@ -63,19 +74,27 @@ class Reset {
   enum class Outcome { kOpen, kHolds, kBroken };
 
   const ControlPage& page(int rank) const { return *session_.peer(rank).control; }
-  bool lives(int rank) const {
-    return rank == session_.rank() || !session_.transport().has_ended(rank);
+  bool lives(int rank) const { return rank == session_.rank() || !session_.is_gone(rank); }
+  bool is_decided() const { return stage_ != Stage::kGathering && stage_ != Stage::kAccepted; }
+
+  /// The attempt comes to nothing for this rank, which goes on to `next`.
+  void leave_for(std::uint32_t next) {
+    attempt_ = next;
+    stage_ = Stage::kOver;
   }
 
   /// The attempt that is under way, or the next one. Never one that this rank was in: it may have
   /// accepted a list there.
   Status choose_attempt() {
-    const std::uint32_t past = std::max(session_.known_attempt, read_joined(own_).attempt);
-    std::uint32_t latest = past;
+    Standing& standing = session_.standing();
+    const bool told = standing.knows_it_is_left_behind();
+    const std::uint32_t before = standing.known_attempt();
+    const std::uint32_t own = std::max(before, window::read_joined(session_.page()).attempt);
+    std::uint32_t latest = own;
     bool under_way = false;
-    bool late = false;
     for (const int r : others()) {
-      const Joined theirs = read_joined(page(r));
+      const window::Joined theirs = window::read_joined(page(r));
+      standing.learn_attempt(window::concluded_by(page(r)));
       if (theirs.attempt < latest) {
         continue;
       }
@@ -84,16 +103,13 @@ class Reset {
           lives(r);
       under_way = open || (under_way && theirs.attempt == latest);
       latest = theirs.attempt;
-      if (theirs.stage == ResetStage::kConcluded && theirs.attempt > session_.known_attempt) {
-        session_.known_attempt = theirs.attempt;
-        late = !newcomer_;
-      }
     }
-    if (late) {
-      return left_behind(session_.known_attempt);
+    const std::uint32_t known = standing.known_attempt();
+    if (known > before && !told && !newcomer_) {
+      return left_behind(known);
     }
-    const std::uint32_t least = std::max(past, session_.known_attempt);
-    attempt_ = under_way && latest > least ? latest : latest + 1;
+    const std::uint32_t past = std::max(own, known);
+    attempt_ = under_way && latest > past ? latest : std::max(latest, past) + 1;
     return {};
   }
 
@@ -111,7 +127,7 @@ class Reset {
   /// Processes that come back are taken in only while this rank has accepted no list: what a list
   /// means does not change under it.
   Status meet_others() {
-    if (closer_ < 0) {
+    if (stage_ == Stage::kGathering) {
       session_.transport().take_in();
     }
     if (!newcomer_ || Clock::now() - called_ < kCallAgain) {
@@ -164,61 +180,40 @@ class Reset {
     return error(StatusCode::kTimeout, "connect", "", std::move(message), std::move(ranks));
   }
 
-  /// Ranks of other hosts do not see what is stored.
-  void tell(const window::Word& word) { session_.transport().posted(word); }
-
   void join() {
+    stage_ = Stage::kGathering;
     closer_ = -1;
     differing_ = -1;
-    own_.reset.call.store(session_.number);
-    tell(own_.reset.call);
-    post_joined(own_, attempt_, ResetStage::kGathering);
-    tell(own_.reset.joined);
-    for (window::Word* word : {&own_.signalled, &own_.done}) {
-      futex_wake_all(word->value);  // ranks that wait for this one in an old call
-    }
+    board_.join(attempt_, session_.standing().number());
     gather_end_ = Clock::now() + session_.timeout();
   }
 
   /// Until the list of this attempt holds, or the attempt is over and the next one begins.
   Status agree() {
     auto end = gather_end_ + session_.timeout() + kGrace;
-    const std::uint32_t attempt = attempt_;
-    while (!concluded_ && attempt_ == attempt) {
-      if (Status status = meet_others(); !status.ok()) {
-        return status;
-      }
+    while (true) {
+      WAYBILL_RETURN_IF_ERROR(meet_others());
       if (newcomer_ && !a_member_is_here()) {
-        // The time to gather begins with the first one who is not new.
+        // The time to gather begins with the first rank that is not new.
         gather_end_ = Clock::now() + session_.timeout();
         end = gather_end_ + session_.timeout() + kGrace;
         if (Clock::now() >= come_end_) {
           return nobody_came();
         }
       }
-      sees_open_list_ = false;
-      for (const int r : others()) {
-        if (!concluded_ && !excluded_ && attempt_ == attempt) {
-          look_at(r);
-        }
-      }
-      if (concluded_) {
-        return {};
-      }
-      if (excluded_) {
-        session_.known_attempt = std::max(session_.known_attempt, attempt);
-        return newcomer_ ? Status() : left_behind(session_.known_attempt);
-      }
-      if (attempt_ != attempt) {
-        return {};
-      }
-      if (closer_ < 0 && may_close()) {
+      const bool sees_open_list = look_at_others();
+      if (stage_ == Stage::kGathering && !sees_open_list && may_close()) {
         close();
       }
-      if (closer_ >= 0) {
+      if (stage_ == Stage::kAccepted) {
         judge();
       }
-      if (concluded_ || attempt_ != attempt) {
+      if (stage_ == Stage::kExcluded) {
+        session_.standing().learn_attempt(attempt_);
+        session_.note_left_behind();
+        return newcomer_ ? Status() : left_behind(session_.standing().known_attempt());
+      }
+      if (is_decided()) {
         return {};
       }
       if (session_.options().interrupted && session_.options().interrupted()) {
@@ -229,101 +224,122 @@ class Reset {
       }
       pause();
     }
-    return {};
+  }
+
+  /// True where another rank has closed a list of this attempt that is still open.
+  bool look_at_others() {
+    bool sees_open_list = false;
+    for (const int r : others()) {
+      if (!is_decided()) {
+        sees_open_list = look_at(r) || sees_open_list;
+      }
+    }
+    return sees_open_list;
   }
 
   void pause() {
-    if (session_.transport().spans_hosts()) {
+    if (session_.other_hosts() != nullptr) {
       session_.flush(kPoll);
     }
     std::this_thread::sleep_for(kPoll);
   }
 
-  /// Follows a later attempt, or the list that r has closed.
-  void look_at(int r) {
-    const Joined theirs = read_joined(page(r));
+  /// Follows a later attempt, or the list that r has closed. True where that list is still open.
+  bool look_at(int r) {
+    const window::Joined theirs = window::read_joined(page(r));
     if (theirs.attempt > attempt_ && theirs.stage != ResetStage::kGaveUp && lives(r)) {
-      // It may have concluded this attempt and be in its next reset already. What it accepted here
-      // stays posted until this rank has come there, too.
-      if (closer_ >= 0 && (outcome(closer_, list_) == Outcome::kHolds || has_begun(r))) {
-        concluded_ = true;
-        return;
-      }
-      excluded_ = theirs.stage == ResetStage::kConcluded;
-      if (excluded_) {
-        session_.known_attempt = theirs.attempt;  // the next reset does not report it again
-      } else {
-        attempt_ = theirs.attempt;
-      }
-      return;
+      follow(r, theirs);
+      return false;
     }
     if (theirs.attempt != attempt_) {
-      return;
+      return false;
     }
     if (theirs.stage == ResetStage::kConcluded) {
-      const int closer = accepted_in(page(r), attempt_);
-      if (closer_ >= 0 && closer == closer_) {
-        concluded_ = list_.has(r);  // somebody on the list found that it holds: it does
-      } else if (closer >= 0) {
-        excluded_ = true;  // a list held that this rank has not accepted
+      const int closer = window::accepted_in(page(r), attempt_);
+      if (stage_ != Stage::kAccepted || closer != closer_) {
+        stage_ = closer >= 0 ? Stage::kExcluded : stage_;  // this rank has not accepted what held
+      } else if (list_.has(r)) {
+        stage_ = Stage::kHeld;  // a rank on the list found that it holds: it does
       }
-      return;
+      return false;
     }
-    if (closer_ < 0) {
-      if (const auto list = read_list(page(r), attempt_)) {
-        consider(r, *list);
+    if (stage_ == Stage::kGathering) {
+      if (const auto list = window::read_list(page(r), attempt_)) {
+        return consider(r, *list);
       }
+    }
+    return false;
+  }
+
+  /// r is in a later attempt.
+  void follow(int r, const window::Joined& theirs) {
+    if (stage_ == Stage::kAccepted) {
+      // r may have concluded this attempt and be in its next reset already. What it accepted here
+      // stays posted until this rank has come there, too.
+      if (outcome(closer_, list_) == Outcome::kHolds || has_begun(r)) {
+        stage_ = Stage::kHeld;
+        return;
+      }
+      // A rank that is not on the list may know already that it held, and ask for the next attempt,
+      // when this rank does not: then the list has first to come to something.
+      if (!list_.has(r)) {
+        return;
+      }
+    }
+    if (theirs.stage == ResetStage::kConcluded) {
+      stage_ = Stage::kExcluded;
+    } else {
+      leave_for(theirs.attempt);
     }
   }
 
   /// r has concluded the accepted list: the epoch of this attempt is out. Words of other hosts come
   /// in order from each rank, but what r saw of a third one may reach this rank later.
   bool has_begun(int r) const {
-    return list_.has(r) && accepted_in(page(r), attempt_) == closer_ &&
+    return list_.has(r) && window::accepted_in(page(r), attempt_) == closer_ &&
            window::epoch_of(page(r).signalled.load()) == attempt_ + 1;
   }
 
   /// Accepts the list of r when it names this rank and means the same processes as this rank does.
-  void consider(int r, const ResetList& list) {
+  /// True where the list is open and this rank does not accept it.
+  bool consider(int r, const ResetList& list) {
     if (!list.has(session_.rank())) {
       switch (outcome(r, list)) {
         case Outcome::kHolds:
-          excluded_ = true;
-          break;
+          stage_ = Stage::kExcluded;
+          return false;
         case Outcome::kBroken:
-          ++attempt_;
-          break;
+          leave_for(attempt_ + 1);
+          return false;
         case Outcome::kOpen:
-          sees_open_list_ = true;
-          break;
+          return true;
       }
-      return;
     }
     if (list.incarnations == incarnations(list)) {
       accept(r, list);
-      return;
+      return false;
     }
-    sees_open_list_ = true;
     const auto now = Clock::now();
     if (differing_ != r) {
       differing_ = r;
       differing_end_ = now + kGrace;
     } else if (now >= differing_end_) {
-      ++attempt_;
+      leave_for(attempt_ + 1);
     }
+    return true;
   }
 
   /// The hash over the members of a list, as this rank knows their processes.
   std::uint64_t incarnations(const ResetList& list) const {
     std::uint64_t hash = 0;
     for (int r = 0; r < session_.world_size(); ++r) {
-      hash ^= list.has(r) ? incarnation_hash(r, page(r)) : 0;
+      hash ^= list.has(r) ? window::incarnation_hash(r, page(r)) : 0;
     }
     return hash;
   }
 
   bool is_here(int r) const {
-    const Joined joined = read_joined(page(r));
+    const window::Joined joined = window::read_joined(page(r));
     return joined.attempt == attempt_ && joined.stage != ResetStage::kGaveUp;
   }
 
@@ -339,7 +355,7 @@ class Reset {
   /// over; never one that came back: it does not know yet who else lives. Notes who is present: the
   /// list has those of one look.
   bool may_close() {
-    if (newcomer_ || sees_open_list_) {
+    if (newcomer_) {
       return false;
     }
     present_.clear();
@@ -367,18 +383,15 @@ class Reset {
       list.call = std::max(list.call, static_cast<std::uint32_t>(page(r).reset.call.load()));
     }
     list.incarnations = incarnations(list);
-    post_list(own_, attempt_, list);
-    tell(own_.reset.list);
+    board_.close(attempt_, list);
     accept(session_.rank(), list);
   }
 
   void accept(int closer, const ResetList& list) {
+    stage_ = Stage::kAccepted;
     closer_ = closer;
     list_ = list;
-    post_accepted(own_, attempt_, closer);
-    tell(own_.reset.accepted);
-    post_joined(own_, attempt_, ResetStage::kClosed);
-    tell(own_.reset.joined);
+    board_.accept(attempt_, closer);
     accept_end_ = Clock::now() + session_.timeout();
   }
 
@@ -395,11 +408,11 @@ class Reset {
         continue;
       }
       const bool alive = lives(r);  // before the word: what a dead rank posted is final
-      const int accepted = accepted_in(page(r), attempt_);
+      const int accepted = window::accepted_in(page(r), attempt_);
       if (accepted == closer) {
         continue;
       }
-      if (accepted >= 0 || !alive || read_joined(page(r)).stage == ResetStage::kGaveUp) {
+      if (accepted >= 0 || !alive || window::read_joined(page(r)).stage == ResetStage::kGaveUp) {
         return Outcome::kBroken;
       }
       all = false;
@@ -409,9 +422,10 @@ class Reset {
 
   void judge() {
     const Outcome now = outcome(closer_, list_);
-    concluded_ = now == Outcome::kHolds;
-    if (now == Outcome::kBroken || (now == Outcome::kOpen && Clock::now() >= accept_end_)) {
-      ++attempt_;
+    if (now == Outcome::kHolds) {
+      stage_ = Stage::kHeld;
+    } else if (now == Outcome::kBroken || Clock::now() >= accept_end_) {
+      leave_for(attempt_ + 1);
     }
   }
 
@@ -429,32 +443,20 @@ class Reset {
   }
 
   void begin_epoch() {
-    session_.absent.clear();
     for (int r = 0; r < session_.world_size(); ++r) {
-      (list_.has(r) ? members_ : session_.absent).push_back(r);
+      if (list_.has(r)) {
+        members_.push_back(r);
+      }
     }
-    for (std::vector<int>& users : session_.half_users) {
-      users = members_;
-    }
-    session_.epoch = attempt_ + 1;
-    session_.number = list_.call;
-    session_.known_attempt = attempt_;
-    session_.reset_needed.clear();
-    own_.newcomer.store(0);
-    const window::Stamp start = window::stamp(session_.epoch, session_.number);
-    // The new epoch is out before anything of the old one is overwritten.
-    session_.post(own_.signalled, start);
-    session_.post(own_.done, start);
-    numerics::stream_fence();
-    post_joined(own_, attempt_, ResetStage::kConcluded);
-    tell(own_.reset.joined);
-    const std::lock_guard lock(session_.stats_mutex);
-    session_.counted.epoch = session_.epoch;
-    session_.counted.absent = session_.absent;
+    Standing& standing = session_.standing();
+    standing.begin_epoch(attempt_, list_.call, members_);
+    board_.begin_epoch(attempt_, standing.stamp());
+    numerics::stream_fence();  // the new epoch is out before anything of the old one is overwritten
+    session_.meter().begin_epoch(standing.epoch(), standing.absent());
   }
 
   Session& session_;
-  ControlPage& own_;
+  window::Board& board_;
   const bool newcomer_;  ///< this process came back under the rank of one that has ended
   Clock::time_point come_end_;
   Clock::time_point alone_end_;
@@ -463,12 +465,10 @@ class Reset {
   Clock::time_point differing_end_;
   Clock::time_point accept_end_;
   std::uint32_t attempt_ = 0;
-  int closer_ = -1;
-  int differing_ = -1;  ///< whose list means other processes than this rank knows
-  bool concluded_ = false;
-  bool excluded_ = false;
-  bool sees_open_list_ = false;  ///< somebody else's, of this attempt
-  ResetList list_;               ///< that of closer_
+  Stage stage_ = Stage::kGathering;
+  int closer_ = -1;     ///< of the accepted list
+  ResetList list_;      ///< that was accepted
+  int differing_ = -1;  ///< rank whose list means other processes than this rank knows
   std::vector<int> present_;
   std::vector<int> members_;
 };
@@ -476,26 +476,14 @@ class Reset {
 }  // namespace
 
 Result<std::vector<int>> Session::reset() {
-  if (Status status = occupy(kName); !status.ok()) {
-    return status;
-  }
-  if (open_setup != nullptr) {
-    open_setup->end();
-  }
+  WAYBILL_RETURN_IF_ERROR(occupy(kName));
+  end_setup();
   Result<std::vector<int>> members = Reset(*this).run();
-  if (open_setup != nullptr) {
-    open_setup->withdraw();
-  }
-  if (!members.ok() && open_setup != nullptr) {
-    // Its rows may lie in the pool, and go now: whoever reads on gets an error.
-    post(page().left, window::stamp(epoch + 1, 0));
-    numerics::stream_fence();
-  }
-  open_setup.reset();
+  drop_setup(members.ok());
   if (!members.ok()) {
-    reset_needed = members.status().message();
+    need_reset(members.status().message());
   }
-  busy.store(false, std::memory_order_release);
+  standing_.vacate();
   return members;
 }
 

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "base/cores.h"
 #include "base/errors.h"
 #include "numerics/kernels.h"
 #include "window/control.h"
@@ -37,6 +38,32 @@ Status check_world(int rank, int world_size, const GroupOptions& options) {
 
 }  // namespace
 
+namespace {
+
+/// The cores that this process may run on, and those that its helpers are asked to.
+Status resolve_cores(const GroupOptions& options, const Env& env, SessionOptions& session) {
+  const ProcessCores own = process_cores();
+  session.process_cores = own.cores;
+  session.cores = options.cores.empty() ? env.cores : options.cores;
+  const CoreSet asked = core_set_of(session.cores);
+  const std::string name = options.cores.empty() ? "WAYBILL_CORES" : "cores";
+  std::string text;
+  for (const int core : session.cores) {
+    text += (text.empty() ? "" : ",") + std::to_string(core);
+  }
+  if (static_cast<std::size_t>(count(asked)) != session.cores.size()) {
+    return bad_argument(name.c_str(), kCoreList, text);
+  }
+  if (const CoreSet others = without(asked, own.allowed); count(others) > 0) {
+    return bad_argument(name.c_str(),
+                        "cores that this process may run on, " + to_text(own.allowed),
+                        text + ", of which it may not use " + to_text(others));
+  }
+  return {};
+}
+
+}  // namespace
+
 Result<Resolved> resolve(int rank, int world_size, const GroupOptions& options) {
   if (Status status = check_world(rank, world_size, options); !status.ok()) {
     return status;
@@ -54,6 +81,9 @@ Result<Resolved> resolve(int rank, int world_size, const GroupOptions& options) 
         "environment",
         "WAYBILL_SIMD",
         std::string("WAYBILL_SIMD: expected a level this machine has, got ") + name_of(*env->simd));
+  }
+  if (Status status = resolve_cores(options, *env, resolved.session); !status.ok()) {
+    return status;
   }
   resolved.session.kernels = env->simd ? numerics::kernels(*env->simd) : numerics::best_kernels();
   resolved.session.interrupted = options.interrupted;

@@ -18,12 +18,14 @@ constexpr std::int64_t kTripleInts = 3;
 using window::CallHeader;
 
 RowPull::RowPull(const Call& call,
-                 Session& session,
+                 const numerics::Kernels& kernels,
+                 const DispatchPlan& plan,
                  const contract::DispatchShape& shape,
                  DispatchResult& result,
                  numerics::StoreKind kind)
     : call_(call),
-      session_(session),
+      kernels_(kernels),
+      plan_(plan),
       shape_(shape),
       result_(result),
       kind_(kind),
@@ -38,7 +40,7 @@ RowPull::RowPull(const Call& call,
   for (int member = 0; member < num_members_; ++member) {
     most_tokens_ = std::max(most_tokens_, call.header_of(member).bs);
   }
-  for (const routing::Cell& run : session.scratch().cells) {
+  for (const routing::Cell& run : plan.cells) {
     if (run.num_rows > 0) {
       fetch_ahead(source_of(run.source).entries + run.first_entry, 1);
     }
@@ -75,8 +77,7 @@ std::int64_t RowPull::run(std::int64_t begin, std::int64_t end) const {
 RowPull::Source RowPull::source_of(int member) const {
   const CallHeader& header = call_.header_of(member);
   const std::byte* half = call_.half_of(member);
-  const window::DispatchLayout& layout =
-      session_.scratch().dispatch_layouts[static_cast<std::size_t>(member)];
+  const window::DispatchLayout& layout = plan_.layouts[static_cast<std::size_t>(member)];
   return {member,
           header.bs,
           header.num_entries,
@@ -87,7 +88,7 @@ RowPull::Source RowPull::source_of(int member) const {
 }
 
 const routing::Cell& RowPull::cell(std::int64_t local, int member) const noexcept {
-  return session_.scratch().cells[static_cast<std::size_t>(local * num_members_ + member)];
+  return plan_.cells[static_cast<std::size_t>(local * num_members_ + member)];
 }
 
 /// Rows of tokens [first, last) for every expert of this rank; -1 where an entry cannot be.
@@ -146,10 +147,10 @@ std::int64_t RowPull::first_place(const Source& source,
 
 void RowPull::copy_row(const Source& source, const Slot& slot, std::int64_t row) const {
   std::byte* to = result_.expand_x.buffer.data() + row * row_bytes_;
-  session_.kernels().copy(to,
-                          source.half + source.layout.rows.offset + slot.published * row_bytes_,
-                          static_cast<std::size_t>(row_bytes_),
-                          kind_);
+  kernels_.copy(to,
+                source.half + source.layout.rows.offset + slot.published * row_bytes_,
+                static_cast<std::size_t>(row_bytes_),
+                kind_);
   call_.verify_row(source.member, slot.published, to, row_bytes_);
   if (triples_ != nullptr) {
     triples_[kTripleInts * row] = source.member;

@@ -4,7 +4,7 @@
 
 #include "contract/dispatch_contract.h"
 #include "engine/call.h"
-#include "engine/session.h"
+#include "engine/plans.h"
 #include "numerics/kernels.h"
 #include "waybill/dispatch.h"
 #include "window/layout.h"
@@ -12,7 +12,7 @@
 namespace waybill::engine {
 
 /// Copies the rows of a dispatch from their publishers to their places, with what belongs to each.
-/// The scratch of the session holds the plan. One object serves all threads of a call.
+/// `plan` says where they lie. One object serves all threads of a call.
 ///
 /// A row that several experts of this rank chose is read from its publisher once: tokens are taken
 /// in blocks that stay in this core's cache, and of each block every expert gets its rows, which
@@ -20,7 +20,8 @@ namespace waybill::engine {
 class RowPull {
  public:
   RowPull(const Call& call,
-          Session& session,
+          const numerics::Kernels& kernels,
+          const DispatchPlan& plan,
           const contract::DispatchShape& shape,
           DispatchResult& result,
           numerics::StoreKind kind);
@@ -62,7 +63,8 @@ class RowPull {
   void copy_row(const Source& source, const Slot& slot, std::int64_t row) const;
 
   const Call& call_;
-  Session& session_;
+  const numerics::Kernels& kernels_;
+  const DispatchPlan& plan_;
   const contract::DispatchShape& shape_;
   DispatchResult& result_;
   const numerics::StoreKind kind_;

@@ -1,16 +1,18 @@
 #include "engine/session.h"
 
 #include <algorithm>
+#include <functional>
 #include <limits>
 #include <numeric>
 #include <thread>
 #include <utility>
 
-#include "base/cores.h"
 #include "base/errors.h"
 #include "base/fork.h"
 #include "base/futex.h"
+#include "engine/call.h"
 #include "engine/wait.h"
+#include "window/page_reads.h"
 
 namespace waybill::engine {
 namespace {
@@ -24,21 +26,24 @@ std::uint64_t next_identity() noexcept {
   return static_cast<std::uint64_t>(now) * 0x9e3779b97f4a7c15 + count.fetch_add(1);
 }
 
-/// The ranks of a host share its cores; one that is pinned uses no more than its own.
-Workers make_workers(const SessionOptions& options,
-                     const transport::Transport& transport,
-                     int cores) {
-  const int ranks = transport.ranks_on_host();
-  const int threads =
-      options.threads > 0 ? options.threads : std::clamp(cores / ranks, 1, available_cores());
-  return Workers(threads, cores >= ranks * threads);
-}
-
-void resize(Traffic& traffic, std::size_t ranks) {
-  for (auto* counts :
-       {&traffic.rows_sent, &traffic.rows_received, &traffic.bytes_sent, &traffic.bytes_received}) {
-    counts->resize(ranks);
+HelperCores place_helpers(const SessionOptions& options,
+                          const transport::Transport& transport,
+                          int rank) {
+  HelperFacts facts;
+  for (int r = 0; r < transport.world_size(); ++r) {
+    const window::ControlPage* page = transport.peer(r).control;
+    if (transport.is_remote(r) || page == nullptr) {
+      continue;
+    }
+    if (r == rank) {
+      facts.own = facts.callers.size();
+    }
+    facts.callers.push_back(page->identity.cores);
   }
+  facts.process = options.process_cores;
+  facts.threads = options.threads;
+  facts.asked = options.cores;
+  return place_helpers(facts);
 }
 
 }  // namespace
@@ -48,41 +53,39 @@ Session::Session(std::unique_ptr<transport::Transport> transport,
                  int rank,
                  SessionOptions options)
     : transport_(std::move(transport)),
+      other_hosts_(transport_->other_hosts()),
       window_(std::move(window)),
       rank_(rank),
       options_(std::move(options)),
       cores_(transport_->cores_of_ranks()),
       fork_generation_(fork_generation()),
       identity_(next_identity()),
+      group_hash_(std::hash<std::string>()(window_->control->identity.id_text())),
       timeout_ms_(options_.timeout.count()),
-      workers_(make_workers(options_, *transport_, cores_)) {
+      standing_(transport_->world_size()),
+      meter_(transport_->world_size()),
+      roll_call_(*transport_),
+      shipment_(*transport_, rank),
+      helper_cores_(place_helpers(options_, *transport_, rank)),
+      workers_(helper_cores_.threads, helper_cores_.has_cores, helper_cores_.cores_of_helpers) {
   const auto ranks = static_cast<std::size_t>(world_size());
   everyone_.resize(ranks);
   std::iota(everyone_.begin(), everyone_.end(), 0);
-  for (std::vector<int>& users : half_users) {
-    users = everyone_;
-  }
-  scratch_.members.reserve(ranks);
-  scratch_.waited_us.resize(ranks);
-  scratch_.waiting.reserve(ranks);
-  scratch_.readers.reserve(ranks);
-  scratch_.waiting_here.reserve(ranks);
-  const auto now = std::chrono::steady_clock::now().time_since_epoch();
-  page().phase_since.value.store(static_cast<std::uint64_t>(std::chrono::nanoseconds(now).count()),
-                                 std::memory_order_relaxed);
-  counted.epoch = epoch;
-  counted.wait_us.resize(ranks);
-  resize(counted.dispatch, ranks);
-  resize(counted.combine, ranks);
+  missing_.reserve(ranks);
+  readers_here_.reserve(ranks);
+  combine_plan_.readers.reserve(ranks);
+  board().listen(this);
+  board().enter(static_cast<std::uint64_t>(Phase::kIdle) << 32,
+                std::chrono::steady_clock::now().time_since_epoch());
 }
 
 Session::~Session() {
   if (fork_generation_ == fork_generation()) {
-    open_setup.reset();  // its call uses the members below
+    open_setup_.reset();  // its call uses the members below
   } else {
     // The parent's threads, mappings and calls are not this process's to end.
-    static_cast<void>(transport_.release());  // NOLINT(bugprone-unused-return-value)
-    static_cast<void>(open_setup.release());  // NOLINT(bugprone-unused-return-value)
+    static_cast<void>(transport_.release());   // NOLINT(bugprone-unused-return-value)
+    static_cast<void>(open_setup_.release());  // NOLINT(bugprone-unused-return-value)
   }
 }
 
@@ -119,31 +122,31 @@ Status Session::occupy(const char* op) {
   if (Status status = check_open(op); !status.ok()) {
     return status;
   }
-  if (busy.exchange(true, std::memory_order_acquire)) {
+  if (!standing_.occupy()) {
     return state_error(op, "expected one call at a time on this group, got a second one");
   }
   return {};
 }
 
-Status Session::check_usable(const char* op) const {
-  if (!reset_needed.empty()) {
-    return state_error(
-        op, "expected a reset of the group first, since an earlier call failed: " + reset_needed);
-  }
-  if (open_setup != nullptr) {
+Status Session::check_usable(const char* op) {
+  if (standing_.needs_reset()) {
+    note_left_behind();
     return state_error(op,
-                       std::string("expected ") + contract::name_of(open_setup->teardown()) +
-                           ", since a setup is open on this group");
+                       "expected a reset of the group first, since an earlier call failed: " +
+                           standing_.why_reset());
   }
-  return {};
+  return open_setup_ != nullptr ? setup_is_open(op) : Status();
+}
+
+Status Session::setup_is_open(const char* op) const {
+  return state_error(op,
+                     std::string("expected ") + contract::name_of(open_setup_->teardown()) +
+                         ", since a setup is open on this group");
 }
 
 std::chrono::nanoseconds Session::enter(Phase phase, contract::Operator op) {
-  window::ControlPage& own = page();
-  own.phase.value.store(static_cast<std::uint64_t>(phase) << 32 | static_cast<std::uint32_t>(op),
-                        std::memory_order_relaxed);
   const std::chrono::nanoseconds now = std::chrono::steady_clock::now().time_since_epoch();
-  own.phase_since.value.store(static_cast<std::uint64_t>(now.count()), std::memory_order_relaxed);
+  board().enter(static_cast<std::uint64_t>(phase) << 32 | static_cast<std::uint32_t>(op), now);
   if (options_.on_phase) {
     options_.on_phase(phase);
   }
@@ -155,24 +158,56 @@ void Session::enter(Phase phase) {
   enter(phase, static_cast<contract::Operator>(op));
 }
 
-void Session::post(window::Word& word, window::Stamp value) {
-  word.store(value);
-  window::fence_all();
-  for (const int rank : everyone_) {
-    window::step();
-    if (peer(rank).control->asleep.value.load(std::memory_order_relaxed) != 0) {
-      futex_wake_all(word.value);
-      break;
+/// Ranks of this host sleep on two of the words. A store into another one wakes those that sleep on
+/// any, so that they look around.
+void Session::on_post(const window::Change& change) noexcept {
+  if (window::is_slept_on(change.word)) {
+    window::fence_all();
+    for (const int rank : everyone_) {
+      window::step();
+      if (peer(rank).control->asleep.value.load(std::memory_order_relaxed) != 0) {
+        futex_wake_all(window::word_of(page(), change.word).value);
+        break;
+      }
     }
+  } else {
+    wake_waiters();
   }
-  if (transport_->spans_hosts()) {
-    transport_->posted(word);
+  if (other_hosts_ != nullptr) {
+    other_hosts_->tell(change);
+  }
+}
+
+void Session::need_reset(const std::string& why) {
+  standing_.need_reset(why);
+  note_left_behind();
+  meter_.need_reset(why);
+}
+
+void Session::note_left_behind() noexcept {
+  for (const int rank : everyone_) {
+    standing_.learn_attempt(window::concluded_by(*peer(rank).control));
+  }
+}
+
+void Session::leave(window::Stamp from, const std::string& why) {
+  const window::Stamp left = page().left.load();
+  if (window::epoch_of(left) == standing_.epoch() && window::call_of(left) != 0) {
+    return;
+  }
+  board().leave(from, why);
+  numerics::stream_fence();  // before anything that was published is overwritten
+}
+
+void Session::wake_waiters() {
+  for (const window::Word* word : {&page().signalled, &page().done}) {
+    futex_wake_all(word->value);
   }
 }
 
 std::int64_t Session::bytes_of_core(std::int64_t bytes) const noexcept {
   const int ranks = transport_->ranks_on_host();
-  return bytes * ranks / std::min(cores_, ranks * workers_.threads());
+  return bytes * ranks / std::min(helper_cores_.cores, ranks * workers_.threads());
 }
 
 Status Session::in_context(const char* op, Status status) const {
@@ -195,12 +230,18 @@ Result<Tensor> Session::make_tensor(const char* op,
     fits = fits && !__builtin_mul_overflow(bytes, shape[i], &bytes);
   }
   auto buffer = pool().allocate(fits ? bytes : std::numeric_limits<std::int64_t>::max() / 2);
-  Status status =
-      buffer.ok() ? pool().commit(*buffer, written_bytes.value_or(bytes)) : buffer.status();
+  Status status = buffer.status();
+  if (const std::int64_t written = written_bytes.value_or(bytes); status.ok() && written > 0) {
+    status = pool().commit(*buffer, written);
+  }
   if (!status.ok()) {
     return in_context(op, std::move(status));
   }
   return Tensor{std::move(*buffer), dtype, shape};
+}
+
+Status Session::reserve(const char* op, const Tensor& tensor, std::int64_t bytes) {
+  return in_context(op, pool().commit(tensor.buffer, bytes));
 }
 
 Result<Tensor> Session::expert_buffer(std::int64_t rows, std::int64_t hidden, DType dtype) {
@@ -223,27 +264,61 @@ Result<Tensor> Session::expert_buffer(std::int64_t rows, std::int64_t hidden, DT
   return make_tensor(kName, dtype, {rows, hidden});
 }
 
+namespace {
+
+WaitEnd wait_for_done(Session& session, std::chrono::milliseconds timeout) {
+  const Standing& standing = session.standing();
+  return wait_for(session,
+                  WordWait{.word = &window::ControlPage::done,
+                           .target = standing.stamp(),
+                           .ranks = standing.users(window::half_of_call(standing.stamp())),
+                           .timeout = timeout,
+                           .ended_is_arrived = true})
+      .end;
+}
+
+}  // namespace
+
+/// This rank reads nothing more of an open setup.
+void Session::end_setup() {
+  if (open_setup_ != nullptr) {
+    open_setup_->open_call().drop();
+  }
+}
+
+/// An open setup goes without its teardown. Its rows may lie in the pool: where not `all_read`,
+/// ranks that read on get an error.
+void Session::drop_setup(bool all_read) {
+  if (open_setup_ == nullptr) {
+    return;
+  }
+  shipment_.cancel(open_setup_->open_call().stamp());
+  if (!all_read) {
+    board().forgo_setup(standing_.epoch());
+    numerics::stream_fence();
+  }
+  open_setup_.reset();
+}
+
+bool Session::wait_for_readers(std::chrono::milliseconds timeout) {
+  if (closed_ || fork_generation_ != fork_generation()) {
+    return true;
+  }
+  end_setup();
+  if (standing_.needs_reset()) {
+    return true;
+  }
+  const WaitEnd end = wait_for_done(*this, timeout);
+  return end != WaitEnd::kTimeout && end != WaitEnd::kInterrupted;
+}
+
 void Session::close(std::chrono::milliseconds timeout) {
   if (closed_ || fork_generation_ != fork_generation()) {
     return;
   }
-  if (open_setup != nullptr) {
-    open_setup->end();
-  }
-  const bool all_read = reset_needed.empty() && wait_for(*this,
-                                                         {.word = &window::ControlPage::done,
-                                                          .target = window::stamp(epoch, number),
-                                                          .ranks = half_users[number % 2],
-                                                          .timeout = timeout,
-                                                          .ended_is_arrived = true})
-                                                        .end == WaitEnd::kArrived;
-  if (!all_read && open_setup != nullptr) {
-    open_setup->withdraw();
-    // Its rows may lie in the pool, and go now: whoever reads on gets an error.
-    post(page().left, window::stamp(epoch + 1, 0));
-    numerics::stream_fence();
-  }
-  open_setup.reset();
+  end_setup();
+  drop_setup(!standing_.needs_reset() && wait_for_done(*this, timeout) == WaitEnd::kArrived);
+  board().release();
   flush(timeout);
   closed_ = true;
   pool().trim();
@@ -251,32 +326,26 @@ void Session::close(std::chrono::milliseconds timeout) {
 
 /// What was posted last has left this process, also where no thread moves messages.
 void Session::flush(std::chrono::milliseconds timeout) {
-  if (!transport_->spans_hosts()) {
+  if (other_hosts_ == nullptr) {
     return;
   }
   const auto end = std::chrono::steady_clock::now() + timeout;
-  transport_->begin_drive();
+  other_hosts_->begin_drive();
   bool moved = true;
-  while (moved || !transport_->is_idle()) {
+  while (moved || !other_hosts_->is_idle()) {
     if (std::chrono::steady_clock::now() >= end) {
       break;
     }
-    moved = transport_->drive();
+    moved = other_hosts_->drive();
     if (!moved) {
       std::this_thread::sleep_for(kPoll);
     }
   }
-  transport_->end_drive(true);
+  other_hosts_->end_drive(true);
 }
 
 GroupStats Session::stats() const {
-  GroupStats stats;
-  {
-    const std::lock_guard lock(stats_mutex);
-    stats = counted;
-  }
-  stats.in_call_total_ns = in_call_ns.load(std::memory_order_relaxed);
-  stats.copy_total_us = copying_ns.load(std::memory_order_relaxed) / 1000;
+  GroupStats stats = meter_.snapshot();
   stats.rejoining = transport_->newcomers();
   for (const window::Region& half : window_->halves) {
     stats.window_bytes += half.committed_bytes();
@@ -304,7 +373,7 @@ Result<MemoryPlacement> Session::placement() {
     windows.add(half.placement());
   }
   const window::Placement outputs = window_->pool.placement();
-  busy.store(false, std::memory_order_release);
+  standing_.vacate();
   return MemoryPlacement{
       windows.pages, outputs.pages, windows.absent + outputs.absent, window::own_node()};
 }

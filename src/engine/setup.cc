@@ -2,14 +2,16 @@
 
 #include <algorithm>
 #include <array>
-#include <initializer_list>
+#include <memory>
 #include <string>
-#include <tuple>
 #include <utility>
 
 #include "base/errors.h"
+#include "contract/repeated.h"
+#include "contract/signatures.h"
 #include "engine/combine.h"
 #include "engine/dispatch.h"
+#include "engine/group_access.h"
 #include "engine/session.h"
 
 namespace waybill::engine {
@@ -23,80 +25,27 @@ constexpr std::int64_t align(std::int64_t value, std::int64_t multiple) noexcept
   return (value + multiple - 1) / multiple * multiple;
 }
 
-/// What of a setup's arguments its teardown has to repeat.
+/// What a setup was called with, for its teardown to be compared with. Of tensors only shape and
+/// dtype are valid.
+template <typename Args>
 struct Repeated {
-  SetupCommonArgs common;
-  std::string comm_alg;  ///< `common` only borrows it
-  TensorView rows;       ///< x or expand_x
-  int quant_mode = 0;
+  explicit Repeated(const Args& given) : args(given), comm_alg(given.common.layer.comm_alg) {
+    args.common.layer.comm_alg = comm_alg;
+  }
+  Repeated(const Repeated&) = delete;
+  Repeated& operator=(const Repeated&) = delete;
+
+  Args args;
+  std::string comm_alg;           ///< the arguments only borrow it
   std::int64_t command_ints = 0;  ///< of comm_cmd_info
-
-  Repeated(const SetupCommonArgs& args, const TensorView& given, int mode)
-      : common(args), comm_alg(args.comm_alg), rows(given), quant_mode(mode) {}
 };
-
-/// Checker::fail, but kInvalidState: the argument would be right for another setup.
-Status fail_order(const contract::Checker& check,
-                  const char* argument,
-                  const std::string& expected,
-                  const std::string& got) {
-  ErrorInfo info = check.fail(argument, expected, got).info();
-  info.code = StatusCode::kInvalidState;
-  return Status(std::move(info));
-}
-
-/// kInvalidState that names the first argument in which setup and teardown differ.
-Status compare(const contract::Checker& check,
-               const Repeated& setup,
-               const SetupCommonArgs& now,
-               const TensorView& rows,
-               const char* rows_name,
-               int quant_mode,
-               const char* quant_name) {
-  const auto differs = [&](const char* name, const std::string& expected, const std::string& got) {
-    return fail_order(check, name, expected + " as in the setup", got);
-  };
-  const auto view = [](const TensorView& v) { return contract::describe(v); };
-  if (view(setup.rows) != view(rows)) {
-    return differs(rows_name, view(setup.rows), view(rows));
-  }
-  if (view(setup.common.expert_ids) != view(now.expert_ids)) {
-    return differs("expert_ids", view(setup.common.expert_ids), view(now.expert_ids));
-  }
-  const std::initializer_list<std::tuple<const char*, std::int64_t, std::int64_t>> numbers = {
-      {"ep_world_size", setup.common.ep_world_size, now.ep_world_size},
-      {"ep_rank_id", setup.common.ep_rank_id, now.ep_rank_id},
-      {"moe_expert_num", setup.common.moe_expert_num, now.moe_expert_num},
-      {"expert_shard_type", setup.common.expert_shard_type, now.expert_shard_type},
-      {"shared_expert_num", setup.common.shared_expert_num, now.shared_expert_num},
-      {"shared_expert_rank_num", setup.common.shared_expert_rank_num, now.shared_expert_rank_num},
-      {"global_bs", setup.common.global_bs, now.global_bs},
-      {"comm_type", setup.common.comm_type, now.comm_type},
-      {quant_name, setup.quant_mode, quant_mode}};
-  for (const auto& [name, before, after] : numbers) {
-    if (before != after) {
-      return differs(name, std::to_string(before), std::to_string(after));
-    }
-  }
-  return setup.comm_alg == now.comm_alg ? Status()
-                                        : differs("comm_alg",
-                                                  "\"" + setup.comm_alg + "\"",
-                                                  "\"" + std::string(now.comm_alg) + "\"");
-}
 
 /// The arguments of the family as dispatch or combine names them.
 template <typename Args>
 Args to_args(const SetupCommonArgs& common) {
   Args args;
   args.expert_ids = common.expert_ids;
-  args.ep_world_size = common.ep_world_size;
-  args.ep_rank_id = common.ep_rank_id;
-  args.moe_expert_num = common.moe_expert_num;
-  args.expert_shard_type = common.expert_shard_type;
-  args.shared_expert_num = common.shared_expert_num;
-  args.shared_expert_rank_num = common.shared_expert_rank_num;
-  args.global_bs = common.global_bs;
-  args.comm_alg = common.comm_alg;
+  args.layer = common.layer;
   return args;
 }
 
@@ -151,7 +100,7 @@ Status check_command(const contract::Checker& check,
   if (same) {
     return {};
   }
-  return fail_order(
+  return contract::fail_order(
       check,
       "comm_cmd_info",
       "what the open setup of this group returned (call " + std::to_string(ticket[3]) + ")",
@@ -161,28 +110,22 @@ Status check_command(const contract::Checker& check,
 class OpenDispatch final : public OpenSetup {
  public:
   OpenDispatch(Session& session, const DispatchSetupArgs& args, const DispatchArgs& dispatch)
-      : repeated(args.common, args.x, args.quant_mode),
-        call(session, dispatch, Operator::kDispatchSetup) {}
+      : repeated(args), call(session, dispatch, Operator::kDispatchSetup) {}
   Operator teardown() const noexcept override { return Operator::kDispatchTeardown; }
-  void end() override { call.call().close(); }
-  void withdraw() override { call.call().withdraw(); }
+  Call& open_call() noexcept override { return call.call(); }
 
-  Repeated repeated;
+  Repeated<DispatchSetupArgs> repeated;
   Dispatch call;
 };
 
 class OpenCombine final : public OpenSetup {
  public:
   OpenCombine(Session& session, const CombineSetupArgs& args, const CombineArgs& combine)
-      : repeated(args.common, args.expand_x, args.comm_quant_mode),
-        owner(args.expand_x_owner),
-        call(session, combine, Operator::kCombineSetup) {}
+      : repeated(args), call(session, combine, Operator::kCombineSetup) {}
   Operator teardown() const noexcept override { return Operator::kCombineTeardown; }
-  void end() override { call.call().close(); }
-  void withdraw() override { call.call().withdraw(); }
+  Call& open_call() noexcept override { return call.call(); }
 
-  Repeated repeated;
-  std::shared_ptr<const void> owner;
+  Repeated<CombineSetupArgs> repeated;  // with it what keeps expand_x alive
   Combine call;
 };
 
@@ -191,29 +134,27 @@ template <typename Open>
 Result<Open*> find_open(Session& session, Operator op) {
   const char* name = contract::name_of(op);
   WAYBILL_RETURN_IF_ERROR(session.check_open(name));
-  if (session.busy.load(std::memory_order_acquire)) {
+  if (session.standing().is_occupied()) {
     return session.state_error(name, "expected one call at a time on this group, got a second one");
   }
-  if (session.open_setup == nullptr) {
-    WAYBILL_RETURN_IF_ERROR(session.check_usable(name));
-    const char* setup = contract::name_of(
-        op == Operator::kDispatchTeardown ? Operator::kDispatchSetup : Operator::kCombineSetup);
-    return session.state_error(
-        name, std::string("expected an open setup on this group (") + setup + "), got none");
+  if (auto* const open = dynamic_cast<Open*>(session.open_setup())) {
+    return open;
   }
-  if (session.open_setup->teardown() != op) {
-    WAYBILL_RETURN_IF_ERROR(session.check_usable(name));
-  }
-  return static_cast<Open*>(session.open_setup.get());
+  // That the group needs a reset, or the other setup that is open, is the nearer cause.
+  WAYBILL_RETURN_IF_ERROR(session.check_usable(name));
+  const char* setup = contract::name_of(
+      op == Operator::kDispatchTeardown ? Operator::kDispatchSetup : Operator::kCombineSetup);
+  return session.state_error(
+      name, std::string("expected an open setup on this group (") + setup + "), got none");
 }
 
-/// comm_type and the mask are wrong: refused like every other bad argument.
+/// Also where comm_type or the mask is wrong: that is refused like every other bad argument.
 template <typename Open>
-Status start(Open& open, const SetupCommonArgs& common, const std::optional<TensorView>& mask) {
+Status prepare(Open& open, const SetupCommonArgs& common, const std::optional<TensorView>& mask) {
   Call& call = open.call.call();
   Status bad = check_family(call.checker(), common, mask);
   if (bad.ok()) {
-    return open.call.start();
+    return open.call.prepare();
   }
   WAYBILL_RETURN_IF_ERROR(call.begin());
   return call.refuse(std::move(bad));
@@ -228,25 +169,29 @@ Result<DispatchSetupResult> dispatch_setup(Session& session, const DispatchSetup
   dispatch.y_dtype = args.y_dtype;
   dispatch.form = IndexForm::kOccurrences;
   auto open = std::make_unique<OpenDispatch>(session, args, dispatch);
-  WAYBILL_RETURN_IF_ERROR(start(*open, args.common, args.x_active_mask));
+  WAYBILL_RETURN_IF_ERROR(prepare(*open, args.common, args.x_active_mask));
 
-  // A failure from here on gives the call up: `open` ends it.
   const contract::DispatchShape& shape = open->call.shape();
   Call& call = open->call.call();
-  const std::int64_t messages = shape.bs * (shape.k + args.common.shared_expert_num);
+  const std::int64_t messages = shape.bs * (shape.k + args.common.layer.shared_expert_num);
   const std::int64_t width =
       shape.quantised ? align(align(shape.h, 32) + 4, 512) : align(shape.h, 256);
   DispatchSetupResult result;
-  WAYBILL_RETURN_IF_ERROR(
-      call.make_output(result.y, shape.row_dtype(), {messages, width}, std::int64_t{0}));
+  Status made = call.make_output(result.y, shape.row_dtype(), {messages, width}, std::int64_t{0});
+  if (made.ok()) {
+    made = make_command(session,
+                        call,
+                        messages + shape.given.num_ranks * shape.local_experts(),
+                        result.comm_cmd_info);
+  }
+  if (!made.ok()) {
+    return open->call.refuse(std::move(made));
+  }
   result.expand_idx = open->call.take_occurrences();
-  WAYBILL_RETURN_IF_ERROR(make_command(session,
-                                       call,
-                                       messages + shape.given.num_ranks * shape.local_experts(),
-                                       result.comm_cmd_info));
   open->repeated.command_ints = result.comm_cmd_info.shape[0];
+  WAYBILL_RETURN_IF_ERROR(open->call.signal());
   call.suspend();
-  session.open_setup = std::move(open);
+  session.keep_setup(std::move(open));
   return result;
 }
 
@@ -259,15 +204,18 @@ Result<DispatchTeardownResult> dispatch_teardown(Session& session,
   }
   Dispatch& dispatch = (*open)->call;
   const contract::Checker check(kOp, session.facts());
-  WAYBILL_RETURN_IF_ERROR(
-      compare(check, (*open)->repeated, args.common, args.x, "x", args.quant_mode, "quant_mode"));
+  WAYBILL_RETURN_IF_ERROR(contract::check_repeated(check,
+                                                   contract::signature::kDispatchSetup,
+                                                   (*open)->repeated.args,
+                                                   contract::signature::kDispatchTeardown,
+                                                   args));
   WAYBILL_RETURN_IF_ERROR(check_command(
       check, session, dispatch.call(), (*open)->repeated.command_ints, args.comm_cmd_info));
   if (args.expert_token_nums_type != 0 && args.expert_token_nums_type != 1) {
     return check.fail("expert_token_nums_type", "0 or 1", args.expert_token_nums_type);
   }
   WAYBILL_RETURN_IF_ERROR(dispatch.call().resume(kOp));
-  const std::unique_ptr<OpenSetup> closing = std::move(session.open_setup);
+  const std::unique_ptr<OpenSetup> closing = session.take_setup();
   dispatch.set_expert_token_nums_type(args.expert_token_nums_type);
   auto result = dispatch.complete();
   if (!result.ok()) {
@@ -286,7 +234,7 @@ Result<CombineSetupResult> combine_setup(Session& session, const CombineSetupArg
   combine.comm_quant_mode = args.comm_quant_mode;
   combine.form = IndexForm::kOccurrences;
   auto open = std::make_unique<OpenCombine>(session, args, combine);
-  WAYBILL_RETURN_IF_ERROR(start(*open, args.common, std::nullopt));
+  WAYBILL_RETURN_IF_ERROR(prepare(*open, args.common, std::nullopt));
 
   Call& call = open->call.call();
   const std::int64_t rows = args.expand_x.shape[0];
@@ -296,17 +244,16 @@ Result<CombineSetupResult> combine_setup(Session& session, const CombineSetupArg
   Status made =
       call.make_output(result.quant_expand_x, DType::kInt8, {rows, width}, std::int64_t{0});
   if (made.ok()) {
-    made = make_command(session, call, rows + args.common.ep_world_size, result.comm_cmd_info);
+    made =
+        make_command(session, call, rows + args.common.layer.ep_world_size, result.comm_cmd_info);
   }
   if (!made.ok()) {
-    if (open->call.is_in_place()) {
-      call.poison(made);  // peers may be reading rows that go back to the caller now
-    }
-    return made;
+    return open->call.refuse(std::move(made));
   }
   open->repeated.command_ints = result.comm_cmd_info.shape[0];
+  WAYBILL_RETURN_IF_ERROR(open->call.signal());
   call.suspend();
-  session.open_setup = std::move(open);
+  session.keep_setup(std::move(open));
   return result;
 }
 
@@ -318,13 +265,11 @@ Result<Tensor> combine_teardown(Session& session, const CombineTeardownArgs& arg
   }
   Combine& combine = (*open)->call;
   const contract::Checker check(kOp, session.facts());
-  WAYBILL_RETURN_IF_ERROR(compare(check,
-                                  (*open)->repeated,
-                                  args.common,
-                                  args.expand_x,
-                                  "expand_x",
-                                  args.comm_quant_mode,
-                                  "comm_quant_mode"));
+  WAYBILL_RETURN_IF_ERROR(contract::check_repeated(check,
+                                                   contract::signature::kCombineSetup,
+                                                   (*open)->repeated.args,
+                                                   contract::signature::kCombineTeardown,
+                                                   args));
   WAYBILL_RETURN_IF_ERROR(check_command(
       check, session, combine.call(), (*open)->repeated.command_ints, args.comm_cmd_info));
   WAYBILL_RETURN_IF_ERROR(check_family(check, args.common, args.x_active_mask));
@@ -335,7 +280,7 @@ Result<Tensor> combine_teardown(Session& session, const CombineTeardownArgs& arg
   tokens.shared_expert_x = args.shared_expert_x;
   WAYBILL_RETURN_IF_ERROR(combine.take_tokens(tokens));
   WAYBILL_RETURN_IF_ERROR(combine.call().resume(kOp));
-  const std::unique_ptr<OpenSetup> closing = std::move(session.open_setup);
+  const std::unique_ptr<OpenSetup> closing = session.take_setup();
   auto result = combine.complete();
   if (!result.ok()) {
     return result.status();
@@ -349,19 +294,19 @@ Result<Tensor> combine_teardown(Session& session, const CombineTeardownArgs& arg
 namespace waybill {
 
 Result<DispatchSetupResult> dispatch_setup(Group& group, const DispatchSetupArgs& args) {
-  return engine::dispatch_setup(group.session(), args);
+  return engine::dispatch_setup(engine::session_of(group), args);
 }
 
 Result<DispatchTeardownResult> dispatch_teardown(Group& group, const DispatchTeardownArgs& args) {
-  return engine::dispatch_teardown(group.session(), args);
+  return engine::dispatch_teardown(engine::session_of(group), args);
 }
 
 Result<CombineSetupResult> combine_setup(Group& group, const CombineSetupArgs& args) {
-  return engine::combine_setup(group.session(), args);
+  return engine::combine_setup(engine::session_of(group), args);
 }
 
 Result<Tensor> combine_teardown(Group& group, const CombineTeardownArgs& args) {
-  return engine::combine_teardown(group.session(), args);
+  return engine::combine_teardown(engine::session_of(group), args);
 }
 
 }  // namespace waybill

@@ -62,16 +62,13 @@ void add_marked_rows(const std::vector<char>& marked,
   }
 }
 
-void add_dispatch(Session& session,
-                  const contract::DispatchShape& shape,
-                  const window::CallHeader& header,
-                  const window::DispatchLayout& layout,
-                  const std::byte* half,
-                  const std::vector<char>& on_host,
+void add_dispatch(DispatchPlan& plan,
+                  const DispatchTravel& what,
                   std::vector<transport::Extent>& extents) {
+  const auto& [shape, header, layout, half, on_host] = what;
   const contract::Topology& topology = shape.topology;
-  const routing::SendCounts& counts = session.scratch().counts;
-  auto& marked = session.scratch().travels;
+  const routing::SendCounts& counts = plan.counts;
+  auto& marked = plan.travels;
   marked.assign(static_cast<std::size_t>(header.num_rows), 0);
   for (int target = 0; target < topology.num_ranks; ++target) {
     if (on_host[static_cast<std::size_t>(target)] == 0) {

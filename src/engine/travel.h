@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "contract/dispatch_contract.h"
-#include "engine/session.h"
-#include "transport/transport.h"
+#include "engine/plans.h"
+#include "transport/other_hosts.h"
 #include "window/control.h"
 #include "window/layout.h"
 
@@ -23,15 +23,19 @@ void add_marked_rows(const std::vector<char>& marked,
                      std::int64_t row_bytes,
                      std::vector<transport::Extent>& extents);
 
-/// Of a dispatch: the routing, and each row that some member on the host gets, once. `half` is that
-/// of this rank, `on_host` has an entry a member. The session's scratch holds the counts of the
-/// ids.
-void add_dispatch(Session& session,
-                  const contract::DispatchShape& shape,
-                  const window::CallHeader& header,
-                  const window::DispatchLayout& layout,
-                  const std::byte* half,
-                  const std::vector<char>& on_host,
+/// What a dispatch published, and for whom: `half` is this rank's, `on_host` has an entry a member.
+struct DispatchTravel {
+  const contract::DispatchShape& shape;
+  const window::CallHeader& header;
+  const window::DispatchLayout& layout;
+  const std::byte* half;
+  const std::vector<char>& on_host;
+};
+
+/// Adds the routing, and each row that some member on the host gets, once. `plan` has the counts of
+/// the ids.
+void add_dispatch(DispatchPlan& plan,
+                  const DispatchTravel& what,
                   std::vector<transport::Extent>& extents);
 
 }  // namespace waybill::engine

@@ -1,7 +1,9 @@
 #include "engine/workers.h"
 
 #include <chrono>
+#include <utility>
 
+#include "base/cores.h"
 #include "base/fork.h"
 #include "base/futex.h"
 #include "base/pause.h"
@@ -34,8 +36,11 @@ bool spin(Arrived arrived) {
 
 }  // namespace
 
-Workers::Workers(int threads, bool has_cores)
-    : threads_(threads), has_cores_(has_cores), fork_generation_(fork_generation()) {}
+Workers::Workers(int threads, bool has_cores, std::vector<int> cores)
+    : threads_(threads),
+      has_cores_(has_cores),
+      cores_(std::move(cores)),
+      fork_generation_(fork_generation()) {}
 
 Workers::~Workers() {
   stopping_ = true;
@@ -97,6 +102,8 @@ void Workers::run_part(int index) const {
 
 void Workers::serve(Helper& helper, int index, std::uint64_t seen) {
   const numerics::DefaultFloatMode float_mode;
+  const auto at = static_cast<std::size_t>(index) - 1;
+  begin_thread("waybill-helper", at < cores_.size() ? core_set_of({cores_[at]}) : CoreSet{});
   while (true) {
     seen = next_loop(helper, seen);
     if (stopping_) {

@@ -38,8 +38,9 @@ class Workers {
  public:
   /// `threads` in all, the calling one included. Threads start with the first run() that needs
   /// them. `has_cores`: each has a core to itself, and stays awake for a moment after its part, so
-  /// that the next loop of the same call finds it there.
-  explicit Workers(int threads, bool has_cores = true);
+  /// that the next loop of the same call finds it there. `cores`: the one that each thread but the
+  /// calling one is pinned to; past its end they run where the thread that starts them does.
+  explicit Workers(int threads, bool has_cores = true, std::vector<int> cores = {});
   Workers(const Workers&) = delete;
   Workers& operator=(const Workers&) = delete;
   ~Workers();
@@ -70,6 +71,7 @@ class Workers {
 
   const int threads_;
   const bool has_cores_;
+  const std::vector<int> cores_;
   const int fork_generation_;
   std::vector<std::unique_ptr<Helper>> helpers_;
   // Of the loop that runs: written before its number is given out, read by those that got it.

@@ -5,8 +5,8 @@
 #include "numerics/convert.h"
 #include "numerics/element.h"
 
-// The arithmetic of the contract's section 7, one element at a time. Every set of kernels, on
-// whatever device, gives the bits that these functions give.
+// The arithmetic of docs/contract/operators.md section 7, one element at a time. Every set of
+// kernels, on whatever device, gives the bits that these functions give.
 namespace waybill::numerics {
 
 /// What quant_mode 2 derives from the largest magnitude of a row.

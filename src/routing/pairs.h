@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "contract/topology.h"
 #include "waybill/tensor_view.h"
 
 namespace waybill::routing {
@@ -27,30 +28,31 @@ class Grid {
   std::int64_t column_stride_ = 0;
 };
 
-/// Which (t,k) take part: x_active_mask of ops.md section 3.
+/// Which (t,k) take part, by x_active_mask and the ids: docs/contract/operators.md section 3. Ids
+/// at masked places are not read.
 class ActivePairs {
  public:
-  ActivePairs(const std::optional<TensorView>& mask, std::int64_t k) noexcept
+  ActivePairs(const std::optional<TensorView>& mask,
+              const Grid<std::int32_t>& ids,
+              std::int64_t k) noexcept
       : k_(k),
         form_(!mask                     ? Form::kAll
               : mask->shape.rank() == 1 ? Form::kTokens
-                                        : Form::kPairs) {
+                                        : Form::kPairs),
+        ids_(ids) {
     if (mask) {
       mask_ = Grid<std::uint8_t>(*mask);
     }
   }
 
-  bool all() const noexcept { return form_ == Form::kAll; }
+  bool has_mask() const noexcept { return form_ != Form::kAll; }
   bool pair(std::int64_t token, std::int64_t k) const noexcept {
-    return form_ == Form::kAll || mask_(token, form_ == Form::kPairs ? k : 0) != 0;
+    return unmasked(token, k) && ids_(token, k) != contract::kNotRouted;
   }
   /// True when any pair of the token takes part: then it goes to the shared experts, too.
   bool token(std::int64_t token) const noexcept {
-    if (form_ != Form::kPairs) {
-      return pair(token, 0);
-    }
     for (std::int64_t k = 0; k < k_; ++k) {
-      if (mask_(token, k) != 0) {
+      if (pair(token, k)) {
         return true;
       }
     }
@@ -59,8 +61,14 @@ class ActivePairs {
 
  private:
   enum class Form { kAll, kTokens, kPairs };
+
+  bool unmasked(std::int64_t token, std::int64_t k) const noexcept {
+    return form_ == Form::kAll || mask_(token, form_ == Form::kPairs ? k : 0) != 0;
+  }
+
   std::int64_t k_;
   Form form_;
+  Grid<std::int32_t> ids_;
   Grid<std::uint8_t> mask_;
 };
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <string>
 
+#include "contract/strict.h"
+
 namespace waybill::routing {
 namespace {
 
@@ -10,12 +12,12 @@ std::string range(std::int64_t begin, std::int64_t end) {
   return "[" + std::to_string(begin) + ", " + std::to_string(end) + ")";
 }
 
-std::string known_ids(const contract::Topology& topology) {
+std::string known_ids(const contract::Topology& topology, Strict strict) {
   std::string text = "ids in " + range(0, topology.num_experts);
   if (topology.special_end > topology.special_begin) {
     text += " or " + range(topology.special_begin, topology.special_end);
   }
-  return text;
+  return text + contract::ways_to_leave_out("x_active_mask", strict);
 }
 
 }  // namespace
@@ -44,7 +46,7 @@ Status count(const contract::Checker& check,
       } else if (!topology.is_special(expert)) {
         return check.fail(
             "expert_ids",
-            known_ids(topology),
+            known_ids(topology, check.group().strict),
             std::to_string(expert) + " at token " + std::to_string(t) + ", k " + std::to_string(j));
       }
     }

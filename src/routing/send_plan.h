@@ -21,8 +21,8 @@ struct SendCounts {
   std::int64_t num_active = 0;        ///< tokens with at least one pair that takes part
 };
 
-/// First pass over the ids: checks the range of each that takes part and counts those that are
-/// sent; special experts are not.
+/// First pass over the ids, which are those of `pairs`: checks the range of each that takes part
+/// and counts those that are sent; special experts are not.
 Status count(const contract::Checker& check,
              const contract::Topology& topology,
              const Grid<std::int32_t>& ids,
@@ -41,8 +41,8 @@ void sort_by_expert(const SendCounts& counts,
                     std::vector<std::int32_t>& cursor,
                     std::span<std::int32_t> entries);
 
-/// expand_idx of ops.md section 5, (BS*K,): how many earlier pairs that are sent chose the same
-/// expert; 0 for a pair that is not sent. `cursor` is scratch.
+/// expand_idx of docs/contract/operators.md section 5, (BS*K,): how many earlier pairs that are
+/// sent chose the same expert; 0 for a pair that is not sent. `cursor` is scratch.
 void count_occurrences(const SendCounts& counts,
                        const Grid<std::int32_t>& ids,
                        const ActivePairs& pairs,

@@ -14,16 +14,20 @@ namespace {
 
 constexpr float same(float value) noexcept { return value; }
 
+/// One token of keep_pairs: on entry `keep` says which of its choices are routed.
 template <typename T, float (*kToFloat)(T)>
 void prune(const Pruning& pruning, std::int64_t token, std::int64_t k, std::uint8_t* keep) {
   const Grid<T> scales(pruning.scales);
   float sum = 0.0f;
   for (std::int64_t i = 0; i < k; ++i) {
-    sum = numerics::add_rn(sum, kToFloat(scales(token, i)));
+    if (keep[i] != 0) {
+      sum = numerics::add_rn(sum, kToFloat(scales(token, i)));
+    }
   }
   for (std::int64_t i = 0; i < k; ++i) {
     const float least = numerics::mul_rn(pruning.threshold(0, i), sum);
-    keep[i] = kToFloat(scales(token, i)) >= least ? 1 : 0;  // NaN on either side: 0
+    // NaN on either side: 0
+    keep[i] = keep[i] != 0 && kToFloat(scales(token, i)) >= least ? 1 : 0;
   }
 }
 
@@ -40,58 +44,63 @@ Prune prune_for(DType dtype) noexcept {
   }
 }
 
+/// Of a logical expert for one token.
+std::int32_t instance_of(std::int64_t expert,
+                         const Grid<std::int32_t>& table,
+                         const Balance& balance,
+                         std::int64_t token) {
+  const std::int64_t count = table(expert, 0);
+  std::int64_t which = 0;
+  if (count > 1 && balance.mode == 0) {
+    const std::int64_t ranks_each =
+        balance.world_size / count + (balance.world_size % count != 0 ? 1 : 0);
+    which = balance.rank / ranks_each;
+  } else if (count > 1) {
+    which = token % count;
+  }
+  return table(expert, 1 + which);
+}
+
 }  // namespace
 
 template <typename Id>
 void choose_instances(const Grid<Id>& ids,
+                      const ActiveTokens& active,
                       const Grid<std::int32_t>& table,
                       const Balance& balance,
                       std::int64_t bs,
                       std::int64_t k,
                       Id* instances) {
   for (std::int64_t token = 0; token < bs; ++token) {
+    const bool chooses = active(token);
     for (std::int64_t i = 0; i < k; ++i) {
-      const std::int64_t expert = ids(token, i);
-      const std::int64_t count = table(expert, 0);
-      std::int64_t which = 0;
-      if (count > 1 && balance.mode == 0) {
-        const std::int64_t ranks_each =
-            balance.world_size / count + (balance.world_size % count != 0 ? 1 : 0);
-        which = balance.rank / ranks_each;
-      } else if (count > 1) {
-        which = token % count;
-      }
-      *instances++ = table(expert, 1 + which);
+      const Id id = ids(token, i);
+      *instances++ = chooses && id != contract::kNotRouted
+                         ? static_cast<Id>(instance_of(id, table, balance, token))
+                         : id;
     }
   }
 }
 
-template void choose_instances(const Grid<std::int32_t>&,
-                               const Grid<std::int32_t>&,
-                               const Balance&,
-                               std::int64_t,
-                               std::int64_t,
-                               std::int32_t*);
-template void choose_instances(const Grid<std::int64_t>&,
-                               const Grid<std::int32_t>&,
-                               const Balance&,
-                               std::int64_t,
-                               std::int64_t,
-                               std::int64_t*);
-
+template <typename Id>
 void keep_pairs(const std::optional<Pruning>& pruning,
-                const ActivePairs& active,
+                const Grid<Id>& ids,
+                const ActiveTokens& active,
                 std::int64_t bs,
                 std::int64_t k,
                 std::uint8_t* keep) {
   const numerics::DefaultFloatMode float_mode;
   const Prune prune_token = pruning ? prune_for(pruning->scales.dtype) : nullptr;
   for (std::int64_t token = 0; token < bs; ++token, keep += k) {
-    const bool kept = active.token(token);
-    if (kept && prune_token != nullptr) {
+    if (!active(token)) {
+      std::fill_n(keep, k, std::uint8_t{0});
+      continue;
+    }
+    for (std::int64_t i = 0; i < k; ++i) {
+      keep[i] = ids(token, i) != contract::kNotRouted ? 1 : 0;
+    }
+    if (prune_token != nullptr) {
       prune_token(*pruning, token, k, keep);
-    } else {
-      std::fill_n(keep, k, kept ? std::uint8_t{1} : std::uint8_t{0});
     }
   }
 }
@@ -111,21 +120,6 @@ Result<Strict> resolve(Strict strict) {
   return env->strict;
 }
 
-void balance(const UpdateExpertArgs& args, void* balanced_ids) {
-  using routing::Grid;
-  const Grid<std::int32_t> table(args.eplb_table);
-  const routing::Balance how{args.balance_mode, args.local_rank_id, args.world_size};
-  const std::int64_t bs = args.expert_ids.shape[0];
-  const std::int64_t k = args.expert_ids.shape[1];
-  if (args.expert_ids.dtype == DType::kInt32) {
-    const Grid<std::int32_t> ids(args.expert_ids);
-    routing::choose_instances(ids, table, how, bs, k, static_cast<std::int32_t*>(balanced_ids));
-  } else {
-    const Grid<std::int64_t> ids(args.expert_ids);
-    routing::choose_instances(ids, table, how, bs, k, static_cast<std::int64_t*>(balanced_ids));
-  }
-}
-
 /// (K,) as a row, like (1, K).
 TensorView as_row(TensorView threshold) noexcept {
   if (threshold.shape.rank() == 1) {
@@ -134,6 +128,38 @@ TensorView as_row(TensorView threshold) noexcept {
     threshold.total_dims = 2;
   }
   return threshold;
+}
+
+/// `balanced_mask`: null where it is not asked for.
+template <typename Id>
+void run(const UpdateExpertArgs& args, void* balanced_ids, std::uint8_t* balanced_mask) {
+  const std::int64_t bs = args.expert_ids.shape[0];
+  const std::int64_t k = args.expert_ids.shape[1];
+  const routing::Grid<Id> ids(args.expert_ids);
+  const routing::ActiveTokens active(args.active_mask);
+  routing::choose_instances(ids,
+                            active,
+                            routing::Grid<std::int32_t>(args.eplb_table),
+                            {args.balance_mode, args.local_rank_id, args.world_size},
+                            bs,
+                            k,
+                            static_cast<Id*>(balanced_ids));
+  if (balanced_mask == nullptr) {
+    return;
+  }
+  std::optional<routing::Pruning> pruning;
+  if (args.expert_scales) {
+    pruning = {*args.expert_scales, routing::Grid<float>(as_row(*args.pruning_threshold))};
+  }
+  routing::keep_pairs(pruning, ids, active, bs, k, balanced_mask);
+}
+
+void run(const UpdateExpertArgs& args, void* balanced_ids, std::uint8_t* balanced_mask) {
+  if (args.expert_ids.dtype == DType::kInt32) {
+    run<std::int32_t>(args, balanced_ids, balanced_mask);
+  } else {
+    run<std::int64_t>(args, balanced_ids, balanced_mask);
+  }
 }
 
 }  // namespace
@@ -146,17 +172,7 @@ Status update_expert(const UpdateExpertArgs& args,
     return strict.status();
   }
   WAYBILL_RETURN_IF_ERROR(contract::check_update_expert(args, *strict));
-  balance(args, balanced_ids);
-  std::optional<routing::Pruning> pruning;
-  if (args.expert_scales) {
-    pruning = {*args.expert_scales, routing::Grid<float>(as_row(*args.pruning_threshold))};
-  }
-  const std::int64_t k = args.expert_ids.shape[1];
-  routing::keep_pairs(pruning,
-                      routing::ActivePairs(args.active_mask, k),
-                      args.expert_ids.shape[0],
-                      k,
-                      balanced_mask);
+  run(args, balanced_ids, balanced_mask);
   return {};
 }
 
@@ -166,7 +182,7 @@ Status eplb_update_expert(const EplbUpdateExpertArgs& args, void* balanced_ids) 
     return strict.status();
   }
   WAYBILL_RETURN_IF_ERROR(contract::check_eplb_update_expert(args, *strict));
-  balance(contract::as_update_expert(args), balanced_ids);
+  run(contract::as_update_expert(args), balanced_ids, nullptr);
   return {};
 }
 

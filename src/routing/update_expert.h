@@ -6,7 +6,7 @@
 #include "routing/pairs.h"
 #include "waybill/dtype.h"
 
-// The arithmetic of ops.md section 10 on arguments that have been checked.
+// The arithmetic of docs/contract/operators.md section 10 on arguments that have been checked.
 namespace waybill::routing {
 
 /// How an instance is chosen.
@@ -16,9 +16,23 @@ struct Balance {
   std::int64_t world_size = 1;  ///< mode 0
 };
 
-/// The instance of every (t, k), contiguous (BS, K). Id is std::int32_t or std::int64_t.
+/// A mask of tokens; none: all are active.
+class ActiveTokens {
+ public:
+  explicit ActiveTokens(const std::optional<TensorView>& mask) noexcept
+      : all_(!mask), mask_(mask ? Grid<std::uint8_t>(*mask) : Grid<std::uint8_t>()) {}
+  bool operator()(std::int64_t token) const noexcept { return all_ || mask_(token, 0) != 0; }
+
+ private:
+  bool all_;
+  Grid<std::uint8_t> mask_;
+};
+
+/// The instance of every (t, k), contiguous (BS, K); -1 and the ids of tokens that are not active
+/// as they are. Id is std::int32_t or std::int64_t.
 template <typename Id>
 void choose_instances(const Grid<Id>& ids,
+                      const ActiveTokens& active,
                       const Grid<std::int32_t>& table,
                       const Balance& balance,
                       std::int64_t bs,
@@ -31,9 +45,12 @@ struct Pruning {
   Grid<float> threshold;  ///< (1, K)
 };
 
-/// Which (t, k) are worth sending, contiguous (BS, K) bool. `active` as for one column of pairs.
+/// Which (t, k) are worth sending, contiguous (BS, K) bool: none whose id is -1, and its scale does
+/// not count.
+template <typename Id>
 void keep_pairs(const std::optional<Pruning>& pruning,
-                const ActivePairs& active,
+                const Grid<Id>& ids,
+                const ActiveTokens& active,
                 std::int64_t bs,
                 std::int64_t k,
                 std::uint8_t* keep);

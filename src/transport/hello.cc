@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/errors.h"
+#include "base/shortage.h"
 #include "waybill/version.h"
 
 namespace waybill::transport {
@@ -101,6 +102,13 @@ Result<Hello> Greeter::read(int socket, PeerHandle& peer, const Patience& patien
                     hello.rank);
   }
   peer.process = ProcessHandle::of_peer(socket, hello.process_start);
+  if (peer.process.problem() != 0) {
+    return error(StatusCode::kInternal,
+                 "connect",
+                 "",
+                 "connect: no descriptor by which to notice the end of rank " +
+                     std::to_string(hello.rank) + ": " + describe_errno(peer.process.problem()));
+  }
   peer.window_bytes = hello.window_bytes;
   peer.incarnation = hello.incarnation;
   return hello;

@@ -28,11 +28,6 @@ int Transport::cores_of_ranks() const noexcept {
 
 Route Transport::route_to(int /*rank*/) const { return {"", "threads of one process"}; }
 
-const window::MirrorSlot& Transport::slot(int /*agent*/, int /*rank*/, std::size_t /*half*/) const {
-  static const window::MirrorSlot kNone;
-  return kNone;
-}
-
 LocalTransport::LocalTransport(std::vector<std::shared_ptr<window::Window>> windows,
                                std::int64_t window_bytes)
     : windows_(std::move(windows)) {

@@ -36,6 +36,7 @@ ProcessHandle ProcessHandle::of_pid(pid_t pid, std::uint64_t start) noexcept {
 ProcessHandle ProcessHandle::of_socket(int socket) noexcept {
   ProcessHandle handle;
   handle.socket_ = Descriptor(fcntl(socket, F_DUPFD_CLOEXEC, 0));
+  handle.problem_ = handle.socket_ ? 0 : errno;
   return handle;
 }
 
@@ -56,7 +57,9 @@ ProcessHandle ProcessHandle::of_peer(int socket, std::uint64_t start) noexcept {
   // A pid of 0: the process is not visible from this container.
   ProcessHandle handle = credentials.pid > 0 ? of_pid(credentials.pid, start) : ProcessHandle();
   // Also with a pidfd: the other end may be in a container from which this process is not visible.
-  handle.socket_ = of_socket(socket).socket_;
+  ProcessHandle watched = of_socket(socket);
+  handle.socket_ = std::move(watched.socket_);
+  handle.problem_ = handle.pidfd_ || handle.gone_ ? 0 : watched.problem_;
   return handle;
 }
 

@@ -25,10 +25,13 @@ class ProcessHandle {
   /// True also for a zombie. Never blocks.
   bool has_ended() const noexcept;
   pid_t pid() const noexcept { return pid_; }
+  /// Why the end of this process cannot be noticed, a value of errno; 0: it can.
+  int problem() const noexcept { return problem_; }
 
  private:
   pid_t pid_ = 0;
   bool gone_ = false;
+  int problem_ = 0;
   Descriptor pidfd_;
   Descriptor socket_;
 };

@@ -16,8 +16,6 @@ namespace {
 
 using window::CallHeader;
 using window::ControlPage;
-using window::Stamp;
-using window::Word;
 
 constexpr std::chrono::milliseconds kBeatPeriod{500};
 /// The thread wakes at least so often: a wire may have missed to wake it.
@@ -70,6 +68,12 @@ Result<Greeting> Greeting::from_bytes(const std::string& bytes, int rank, int wo
   return greeting;
 }
 
+RemoteTransport::Remote::Remote(RemoteTransport& owner_, int rank_, const Greeting& greeting)
+    : owner(owner_), rank(rank_), beats(greeting.beats), heard(Clock::now()) {
+  board.begin(greeting.identity, false);
+  board.listen(this);
+}
+
 RemoteTransport::RemoteTransport(std::unique_ptr<Transport> local,
                                  std::shared_ptr<window::Window> window,
                                  Mirrors mirrors,
@@ -104,19 +108,15 @@ RemoteTransport::RemoteTransport(std::unique_ptr<Transport> local,
       continue;
     }
     there_.push_back(rank);
-    auto known = std::make_unique<Remote>();
-    known->page = std::make_unique<ControlPage>();
-    known->page->identity = greetings[r].identity;
-    known->page->signalled.store(window::stamp(1, 0));
-    known->page->done.store(window::stamp(1, 0));
-    known->beats = greetings[r].beats;
-    known->heard = Clock::now();
-    peers_[r].control = known->page.get();
-    remotes_[r] = std::move(known);
+    remotes_[r] = std::make_unique<Remote>(*this, rank, greetings[r]);
+    peers_[r].control = &remotes_[r]->page;
   }
   wire_->listen(this);
   if (options_.progress_thread) {
-    thread_ = std::thread([this] { serve(); });
+    thread_ = std::thread([this] {
+      begin_thread("waybill-moves", options_.cores);
+      serve();
+    });
   }
 }
 
@@ -151,55 +151,29 @@ std::unique_lock<std::mutex> RemoteTransport::lock() {
   return held;
 }
 
-void RemoteTransport::tell(int rank, const MessageHead& head, std::span<const std::byte> body) {
+void RemoteTransport::say(int rank, const MessageHead& head, std::span<const std::byte> body) {
   wire_->send(rank, bytes_of(head), body, nullptr);
 }
 
-void RemoteTransport::posted(const Word& word) {
-  const ControlPage& page = *window_->control;
-  const bool signals = &word == &page.signalled;
+void RemoteTransport::tell(const window::Change& change) {
   const auto held = lock();
+  ChangeBytes room;
   for (const int rank : there_) {
     const auto host = static_cast<std::size_t>(host_of(rank));
-    tell_of(rank, word, signals && has_header_[host] != 0 ? &headers_[host] : nullptr);
+    window::Change theirs = change;
+    if (change.header != nullptr && has_header_[host] != 0) {
+      theirs.header = &headers_[host];
+    }
+    const ChangeMessage message = encode(theirs, room);
+    say(rank, message.head, message.body);
   }
-  if (signals) {
+  if (change.header != nullptr) {
     std::fill(has_header_.begin(), has_header_.end(), 0);
-    // Who finds that all others have come waits for nothing, so drives nothing.
+    // The last rank to arrive never waits, so it would never send: it sends now.
     (void)pump();
   }
   if (needs_driver()) {
     step();  // the program may make no other call for long
-  }
-}
-
-/// This rank's own thread stores words, so the page is as it was when the word was stored.
-void RemoteTransport::tell_of(int rank, const Word& word, const CallHeader* header) {
-  const ControlPage& page = *window_->control;
-  MessageHead head{.kind = MessageKind::kWord, .at = offset_in(page, word)};
-  head.value = static_cast<std::int64_t>(word.value.load(std::memory_order_relaxed));
-  if (header != nullptr) {
-    head.kind = MessageKind::kHeader;
-    head.stamp = header->stamp;
-    head.half = window::call_of(header->stamp) % 2;
-    std::array<std::byte, sizeof(CallHeader) + sizeof(window::Refusal)> body;
-    std::size_t bytes = sizeof(*header);
-    std::memcpy(body.data(), header, bytes);
-    if (header->refused != 0) {
-      std::memcpy(body.data() + bytes, &page.refusals[head.half], sizeof(window::Refusal));
-      bytes += sizeof(window::Refusal);
-    }
-    tell(rank, head, {body.data(), bytes});
-  } else if (&word == &page.reset.list) {
-    head.kind = MessageKind::kList;
-    ListBody body;
-    body.incarnations = page.reset.incarnations.value.load(std::memory_order_relaxed);
-    for (std::size_t i = 0; i < body.members.size(); ++i) {
-      body.members[i] = page.reset.members[i].load(std::memory_order_relaxed);
-    }
-    tell(rank, head, bytes_of(body));
-  } else {
-    tell(rank, head);
   }
 }
 
@@ -209,10 +183,27 @@ void RemoteTransport::set_header(int host, const CallHeader& header) {
   has_header_[static_cast<std::size_t>(host)] = 1;
 }
 
-void RemoteTransport::send(std::size_t half, const Parcel& parcel) {
+std::int64_t RemoteTransport::send(std::size_t half, const Parcel& parcel) {
   const auto held = lock();
-  sendings_[half][static_cast<std::size_t>(host_of(parcel.agent))]->begin(half, parcel);
+  const auto host = static_cast<std::size_t>(host_of(parcel.agent));
+  const Claim claim = sendings_[half][host]->begin(half, parcel, last_calls_[half]);
   open_[half].fetch_add(1, std::memory_order_relaxed);
+  return claim.granules;
+}
+
+/// Where nothing was sent, everything is held still.
+void RemoteTransport::confirm(std::size_t half, window::Stamp stamp, bool sent) {
+  LastCalls& last = last_calls_[half];
+  if (sent) {
+    last = {stamp, stamp};
+  } else if (last.ended_well + 2 == stamp) {
+    last.ended_well = stamp;
+  }
+}
+
+MirrorRoom RemoteTransport::mirror_room(std::size_t half, window::Stamp stamp) {
+  const auto held = lock();
+  return mirrors_.room(half, stamp);
 }
 
 bool RemoteTransport::is_sent(std::size_t half) {
@@ -239,7 +230,8 @@ const window::MirrorSlot& RemoteTransport::slot(int agent, int rank, std::size_t
   const std::int64_t table = memory.control->mirrors.load(std::memory_order_acquire) - 1;
   const auto bytes = static_cast<std::int64_t>(sizeof(window::MirrorSlot)) * 2 * world_size();
   if (table < 0 || table > memory.window_bytes - bytes) {
-    return Transport::slot(agent, rank, half);
+    static const window::MirrorSlot empty;
+    return empty;
   }
   return reinterpret_cast<const window::MirrorSlot*>(memory.pool +
                                                      table)[window::slot_index(rank, half)];
@@ -305,6 +297,13 @@ bool RemoteTransport::step() {
   return pump() || moved;
 }
 
+/// Where the receiver is lost, the wire drops what is sent to it.
+bool RemoteTransport::may_leave(const Sending& sending) noexcept {
+  const int receiver = sending.receiver();
+  return receiver < 0 || remote(receiver).lost.load(std::memory_order_relaxed) ||
+         remote(receiver).page.signalled.load() >= sending.stamp();
+}
+
 /// Gives the wire what it takes. Holds the lock.
 bool RemoteTransport::pump() {
   bool moved = false;
@@ -313,7 +312,7 @@ bool RemoteTransport::pump() {
       continue;
     }
     for (const auto& sending : sendings_[half]) {
-      if (!sending->has_ended()) {
+      if (!sending->has_ended() && may_leave(*sending)) {
         moved = sending->pump(*wire_) || moved;
         open_[half].fetch_sub(sending->has_ended() ? 1 : 0, std::memory_order_release);
       }
@@ -357,7 +356,7 @@ void RemoteTransport::beat() {
                   page.call.value.load(std::memory_order_relaxed),
                   (now.time_since_epoch() - since).count()};
   for (const int rank : there_) {
-    tell(rank, {.kind = MessageKind::kBeat}, bytes_of(body));
+    say(rank, {.kind = MessageKind::kBeat}, bytes_of(body));
   }
   if (options_.keepalive.count() <= 0) {
     return;

@@ -12,10 +12,12 @@
 
 #include "transport/messages.h"
 #include "transport/mirrors.h"
+#include "transport/other_hosts.h"
 #include "transport/sending.h"
 #include "transport/transport.h"
 #include "transport/wire.h"
 #include "waybill/status.h"
+#include "window/board.h"
 #include "window/window.h"
 
 namespace waybill::transport {
@@ -41,6 +43,8 @@ struct RemoteOptions {
   /// its ranks beat.
   std::chrono::milliseconds keepalive{30'000};
   std::string wire_name;  ///< for people
+  /// On which the thread runs; empty: where the thread does that connects.
+  CoreSet cores{};
 };
 
 /// A group on several hosts: ranks of this host through `local`, the others through a wire. Of a
@@ -50,7 +54,7 @@ struct RemoteOptions {
 /// Words go to every remote rank, rows once to each host. A body is sent from where it lies; after
 /// its last byte has left, a commit makes it count. So what is sent of a call that failed never
 /// becomes a row.
-class RemoteTransport final : public Transport, private WireListener {
+class RemoteTransport final : public Transport, public OtherHosts, private WireListener {
  public:
   /// `local` knows the ranks of this host, of the others nothing. `window` is this rank's, with a
   /// table of mirrors.
@@ -67,9 +71,13 @@ class RemoteTransport final : public Transport, private WireListener {
   int ranks_on_host() const noexcept override { return static_cast<int>(here_.size()); }
   Route route_to(int rank) const override;
 
-  void posted(const window::Word& word) override;
+  OtherHosts* other_hosts() noexcept override { return this; }
+
+  void tell(const window::Change& change) override;
   void set_header(int host, const window::CallHeader& header) override;
-  void send(std::size_t half, const Parcel& parcel) override;
+  std::int64_t send(std::size_t half, const Parcel& parcel) override;
+  void confirm(std::size_t half, window::Stamp stamp, bool sent) override;
+  MirrorRoom mirror_room(std::size_t half, window::Stamp stamp) override;
   bool is_sent(std::size_t half) override;
   bool is_sent_to(std::size_t half, int host) override;
   void cancel(std::size_t half) override;
@@ -87,13 +95,20 @@ class RemoteTransport final : public Transport, private WireListener {
  private:
   using Clock = std::chrono::steady_clock;
 
-  /// What is known of a rank of another host.
-  struct Remote {
-    std::unique_ptr<window::ControlPage> page;
-    bool beats = false;
+  /// What is known of a rank of another host, with a copy of its page. A change of the copy wakes
+  /// the ranks of this host that sleep on it. Owner: the transport; guarded by mutex_, but `lost`.
+  struct Remote final : window::Board::Listener {
+    Remote(RemoteTransport& owner, int rank, const Greeting& greeting);
+    void on_post(const window::Change& change) noexcept override;
+
+    RemoteTransport& owner;
+    const int rank;
+    window::ControlPage page;
+    window::Board board{page};
+    const bool beats;
     std::atomic<bool> lost{false};
-    std::string why;          ///< of lost; guarded by mutex_
-    Clock::time_point heard;  ///< guarded by mutex_
+    std::string why;  ///< of lost
+    Clock::time_point heard;
   };
 
   void on_message(int from,
@@ -105,13 +120,10 @@ class RemoteTransport final : public Transport, private WireListener {
   std::unique_lock<std::mutex> lock();
   bool step();
   bool pump();
-  void tell(int rank, const MessageHead& head, std::span<const std::byte> body = {});
-  void tell_of(int rank, const window::Word& word, const window::CallHeader* header);
-  void store_word(int from, std::int64_t at, window::Stamp value);
-  void store_header(int from, const MessageHead& head, std::span<const std::byte> body);
-  void store_list(int from, const MessageHead& head, std::span<const std::byte> body);
+  bool may_leave(const Sending& sending) noexcept;
+  void say(int rank, const MessageHead& head, std::span<const std::byte> body = {});
   void store_pieces(int from, const MessageHead& head, std::span<const std::byte> body);
-  void note_beat(window::ControlPage& page, std::span<const std::byte> body);
+  static void note_beat(Remote& from, std::span<const std::byte> body);
   void wake(const window::Word& word) noexcept;
   void wake_waiters_for(int rank) noexcept;
   void serve();
@@ -126,10 +138,11 @@ class RemoteTransport final : public Transport, private WireListener {
   mutable std::mutex mutex_;                      ///< of all that follows, and of the wire
   std::atomic<int> wanted_{0};
   Mirrors mirrors_;
-  std::vector<window::CallHeader> headers_;  ///< by host, for the next `signalled`
+  std::vector<window::CallHeader> headers_;  ///< by host, for the next signal
   std::vector<char> has_header_;
   std::array<std::vector<std::unique_ptr<Sending>>, 2> sendings_;  ///< of each half, by host
   std::array<std::atomic<int>, 2> open_{};                         ///< sendings that have not ended
+  std::array<LastCalls, 2> last_calls_{};                          ///< of each half
   std::unique_ptr<Wire> wire_;
   Clock::time_point last_beat_;
   Clock::time_point next_beat_;

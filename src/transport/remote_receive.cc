@@ -4,36 +4,14 @@
 #include <atomic>
 #include <cstddef>
 #include <cstring>
-#include <utility>
 
 #include "base/futex.h"
 #include "transport/remote.h"
 
 namespace waybill::transport {
-namespace {
 
-using window::CallHeader;
 using window::ControlPage;
-using window::Stamp;
 using window::Word;
-
-/// The word at this place of the page, where it is one that ranks tell each other of.
-Word* told_word(ControlPage& page, std::int64_t at) noexcept {
-  for (Word* word : {&page.signalled,
-                     &page.done,
-                     &page.left,
-                     &page.reset.joined,
-                     &page.reset.call,
-                     &page.reset.list,
-                     &page.reset.accepted}) {
-    if (offset_in(page, *word) == at) {
-      return word;
-    }
-  }
-  return nullptr;
-}
-
-}  // namespace
 
 void RemoteTransport::on_message(int from,
                                  std::span<const std::byte> head_bytes,
@@ -47,15 +25,13 @@ void RemoteTransport::on_message(int from,
   known.heard = Clock::now();
   head.half %= 2;
   switch (head.kind) {
-    case MessageKind::kWord:
-      store_word(from, head.at, static_cast<Stamp>(head.value));
+    case MessageKind::kChange: {
+      ChangeBody room;
+      if (const auto change = decode(head, body, room)) {
+        known.board.replay(*change);
+      }
       break;
-    case MessageKind::kHeader:
-      store_header(from, head, body);
-      break;
-    case MessageKind::kList:
-      store_list(from, head, body);
-      break;
+    }
     case MessageKind::kRows:
       if (std::byte* to =
               mirrors_.place(from, head, head.at, static_cast<std::int64_t>(body.size()))) {
@@ -71,66 +47,20 @@ void RemoteTransport::on_message(int from,
       }
       break;
     case MessageKind::kBeat:
-      note_beat(*known.page, body);
+      note_beat(known, body);
       break;
   }
 }
 
-void RemoteTransport::store_word(int from, std::int64_t at, Stamp value) {
-  ControlPage& page = *remote(from).page;
-  Word* const word = told_word(page, at);
-  if (word == nullptr) {
-    return;
-  }
-  word->store(value);
-  if (word != &page.signalled && word != &page.done) {
-    wake_waiters_for(from);
+void RemoteTransport::Remote::on_post(const window::Change& change) noexcept {
+  if (!window::is_slept_on(change.word)) {
+    owner.wake_waiters_for(rank);
     return;
   }
   window::fence_all();
-  if (window_->control->asleep.value.load(std::memory_order_relaxed) != 0) {
-    futex_wake_all(word->value);
+  if (owner.window_->control->asleep.value.load(std::memory_order_relaxed) != 0) {
+    futex_wake_all(window::word_of(page, change.word).value);
   }
-}
-
-/// In the order in which Call::signal() stores: see Call::copy_header().
-void RemoteTransport::store_header(int from,
-                                   const MessageHead& head,
-                                   std::span<const std::byte> body) {
-  ControlPage& page = *remote(from).page;
-  CallHeader header;
-  if (body.size() < sizeof(header)) {
-    return;
-  }
-  std::memcpy(&header, body.data(), sizeof(header));
-  if (body.size() == sizeof(header) + sizeof(window::Refusal)) {
-    std::memcpy(&page.refusals[head.half], body.data() + sizeof(header), sizeof(window::Refusal));
-  }
-  CallHeader& stored = page.headers[head.half];
-  std::atomic_ref<Stamp> published(stored.stamp);
-  published.store(0, std::memory_order_relaxed);
-  window::fence_all();
-  const Stamp stamp = std::exchange(header.stamp, 0);
-  stored = header;
-  published.store(stamp, std::memory_order_release);
-  page.call.value.store(stamp, std::memory_order_relaxed);
-  store_word(from, head.at, static_cast<Stamp>(head.value));
-}
-
-void RemoteTransport::store_list(int from,
-                                 const MessageHead& head,
-                                 std::span<const std::byte> body) {
-  ControlPage& page = *remote(from).page;
-  ListBody list;
-  if (body.size() != sizeof(list)) {
-    return;
-  }
-  std::memcpy(&list, body.data(), sizeof(list));
-  for (std::size_t i = 0; i < list.members.size(); ++i) {
-    page.reset.members[i].store(list.members[i]);
-  }
-  page.reset.incarnations.store(list.incarnations);
-  store_word(from, head.at, static_cast<Stamp>(head.value));
 }
 
 void RemoteTransport::store_pieces(int from,
@@ -151,20 +81,18 @@ void RemoteTransport::store_pieces(int from,
   }
 }
 
-void RemoteTransport::note_beat(ControlPage& page, std::span<const std::byte> body) {
+void RemoteTransport::note_beat(Remote& from, std::span<const std::byte> body) {
   Beat beat;
   if (body.size() != sizeof(beat)) {
     return;
   }
   std::memcpy(&beat, body.data(), sizeof(beat));
   const std::chrono::nanoseconds now = Clock::now().time_since_epoch();
-  page.phase.value.store(beat.phase, std::memory_order_relaxed);
-  page.call.value.store(beat.call, std::memory_order_relaxed);
-  page.phase_since.value.store(static_cast<std::uint64_t>(now.count() - beat.phase_ns),
-                               std::memory_order_relaxed);
+  from.board.enter(beat.phase, now - std::chrono::nanoseconds(beat.phase_ns));
+  from.board.begin_call(beat.call);
 }
 
-/// Of a slot: any rank of this host may sleep on it.
+/// Wakes whoever sleeps on `word`, which is that of a slot: any rank of this host may.
 void RemoteTransport::wake(const Word& word) noexcept {
   window::fence_all();
   for (const int rank : here_) {
@@ -181,7 +109,7 @@ void RemoteTransport::wake_waiters_for(int rank) noexcept {
   if (window_->control->asleep.value.load(std::memory_order_relaxed) == 0) {
     return;
   }
-  const ControlPage& page = *remote(rank).page;
+  const ControlPage& page = remote(rank).page;
   futex_wake_all(page.signalled.value);
   futex_wake_all(page.done.value);
   for (const int agent : here_) {

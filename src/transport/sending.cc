@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "window/region.h"
+
 namespace waybill::transport {
 namespace {
 
@@ -12,9 +14,40 @@ constexpr std::int64_t kMostInFlight = 32;
 constexpr std::int64_t kLeastDirect = 24 << 10;
 constexpr auto kBody = static_cast<std::int64_t>(kWireBodyBytes);
 
+/// Granules of the mirror that have bytes in them; no more than there are where extents are not in
+/// order.
+std::int64_t count_granules(const Parcel& parcel) {
+  constexpr std::int64_t kGranule = window::kGranule;
+  std::int64_t count = 0;
+  std::int64_t end = 0;  // of the granules counted last
+  for (const Extent& extent : parcel.extents) {
+    if (extent.bytes > 0) {
+      const std::int64_t first = extent.at / kGranule;
+      const std::int64_t last = (extent.at + extent.bytes + kGranule - 1) / kGranule;
+      count += last - (first + 1 == end ? end : first);
+      end = last;
+    }
+  }
+  return std::min(count, (parcel.mirrored_bytes + kGranule - 1) / kGranule);
+}
+
 }  // namespace
 
-void Sending::begin(std::size_t half, const Parcel& parcel) {
+Claim Sending::claim_of(const Parcel& parcel, const LastCalls& last) const noexcept {
+  // A dispatch and the combine that follows may use the same half, with K times as many rows.
+  constexpr std::int64_t kMuchLess = 64;
+  const std::int64_t touched = count_granules(parcel);
+  const bool has_held = parcel_.stamp == last.sent && parcel_.agent == parcel.agent &&
+                        parcel.stamp == last.ended_well + 2;
+  const std::int64_t held = has_held ? claim_.granules : 0;
+  if (touched > held) {
+    return {touched, true};
+  }
+  return {touched * kMuchLess > held ? held : touched, false};
+}
+
+Claim Sending::begin(std::size_t half, const Parcel& parcel, const LastCalls& last) {
+  claim_ = claim_of(parcel, last);
   parcel_ = parcel;
   std::erase_if(parcel_.extents, [](const Extent& extent) { return extent.bytes == 0; });
   half_ = half;
@@ -26,6 +59,7 @@ void Sending::begin(std::size_t half, const Parcel& parcel) {
   }
   cancelled_ = false;
   ended_ = false;
+  return claim_;
 }
 
 MessageHead Sending::head(MessageKind kind) const noexcept {
@@ -33,7 +67,8 @@ MessageHead Sending::head(MessageKind kind) const noexcept {
           .half = static_cast<std::uint32_t>(half_),
           .stamp = parcel_.stamp,
           .at = 0,
-          .value = parcel_.mirrored_bytes};
+          .value = parcel_.mirrored_bytes,
+          .claim = claim_.granules};
 }
 
 bool Sending::pump(Wire& wire) {

@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "base/errors.h"
+#include "base/shortage.h"
 
 namespace waybill::transport {
 namespace {
@@ -18,7 +19,7 @@ constexpr std::chrono::milliseconds kSlice{100};
 
 Status system_error(const std::string& what) {
   return error(
-      StatusCode::kInternal, "connect", "", "connect: " + what + ": " + std::strerror(errno));
+      StatusCode::kInternal, "connect", "", "connect: " + what + ": " + describe_errno(errno));
 }
 
 socklen_t fill_address(sockaddr_un& address, const std::string& name) {
@@ -178,6 +179,7 @@ Result<std::size_t> receive_some(int socket,
   if (received < 0) {
     return system_error("recvmsg");
   }
+  std::size_t passed = 0;
   for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
        header = CMSG_NXTHDR(&message, header)) {
     if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) {
@@ -188,10 +190,15 @@ Result<std::size_t> receive_some(int socket,
       int fd = -1;
       std::memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof(int));
       Descriptor owned(fd);
+      ++passed;
       if (files != nullptr && i < files->size()) {
         (*files)[i] = std::move(owned);
       }
     }
+  }
+  if (files != nullptr && passed < files->size() && (message.msg_flags & MSG_CTRUNC) != 0) {
+    errno = EMFILE;  // for want of which the kernel leaves some out
+    return system_error("receiving the memory files of a rank");
   }
   const bool longer = (message.msg_flags & MSG_TRUNC) != 0;
   return static_cast<std::size_t>(received) + (longer ? 1 : 0);

@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "base/errors.h"
+#include "base/shortage.h"
 #include "contract/check.h"
 
 namespace waybill::transport {
@@ -195,13 +196,16 @@ Status TcpMeeting::lead(const std::string& id,
   }
   const addrinfo& place = **found;
   const Descriptor listener(socket(place.ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!listener) {
+    return meeting_error(StatusCode::kInternal, "no socket: " + describe_errno(errno));
+  }
   const int on = 1;
   setsockopt(listener.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
   if (bind(listener.get(), place.ai_addr, place.ai_addrlen) != 0 ||
       listen(listener.get(), world_size_) != 0) {
     return meeting_error(StatusCode::kInvalidState,
                          "expected to listen at the unique id's address " + address +
-                             ", got: " + std::strerror(errno));
+                             ", got: " + describe_errno(errno));
   }
   while (!missing().empty()) {
     if (Status status = wait_ready(listener.get(), POLLIN, patience); !status.ok()) {

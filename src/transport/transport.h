@@ -5,13 +5,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "waybill/group.h"
 #include "waybill/status.h"
 #include "window/control.h"
-#include "window/mirror_slot.h"
 #include "window/window.h"
 
 namespace waybill::transport {
@@ -26,22 +24,10 @@ struct PeerMemory {
   std::array<std::int64_t, 2> mirrored_bytes{};
 };
 
-/// Bytes that another host needs, and where in its mirror of the half they belong.
-struct Extent {
-  const std::byte* from;
-  std::int64_t at;
-  std::int64_t bytes;
-};
+class OtherHosts;
 
-/// What a call publishes for the ranks of one other host.
-struct Parcel {
-  int agent = -1;  ///< who receives it for its host
-  window::Stamp stamp = 0;
-  std::int64_t mirrored_bytes = 0;  ///< size of the mirror
-  std::vector<Extent> extents;      ///< in any order; they do not overlap
-};
-
-/// Makes the windows of a group readable. Knows nothing of what is in them.
+/// Makes the windows of a group readable: where the memory of each peer is, which of them live, and
+/// which host each is on. It knows nothing of what is in the windows. Owner: the Session.
 /// Thread rule: newcomers() from any thread, the rest from one at a time.
 class Transport {
  public:
@@ -72,7 +58,8 @@ class Transport {
   int cores_of_ranks() const noexcept;
   virtual Route route_to(int rank) const;
 
-  // Several hosts. What follows does nothing where all ranks are on this one.
+  /// What moves words and rows to the ranks of other hosts; null where all ranks are on this one.
+  virtual OtherHosts* other_hosts() noexcept { return nullptr; }
 
   bool spans_hosts() const noexcept { return num_hosts_ > 1; }
   int num_hosts() const noexcept { return num_hosts_; }
@@ -83,41 +70,6 @@ class Transport {
   const std::vector<int>& hosts() const noexcept { return hosts_; }
   int own_host() const noexcept { return own_host_; }
   bool is_remote(int rank) const noexcept { return host_of(rank) != own_host_; }
-
-  /// Tells ranks of other hosts that a word of this rank's page has been stored.
-  virtual void posted(const window::Word& /*word*/) {}
-  /// The header that goes with the next `signalled` to ranks of a host.
-  virtual void set_header(int /*host*/, const window::CallHeader& /*header*/) {}
-  /// Sends what a half, free to be written before this call, holds for another host. Its bytes must
-  /// stay until is_sent().
-  virtual void send(std::size_t /*half*/, const Parcel& /*parcel*/) {}
-  /// True when no byte of what was sent of a half is needed any more.
-  virtual bool is_sent(std::size_t /*half*/) { return true; }
-  /// The same of what was sent to one host.
-  virtual bool is_sent_to(std::size_t /*half*/, int /*host*/) { return true; }
-  /// What was sent of a half and has not arrived never counts as arrived: its bytes may change.
-  virtual void cancel(std::size_t /*half*/) {}
-  /// Where what a rank of another host published arrives on this one, received by `agent`.
-  virtual const window::MirrorSlot& slot(int agent, int rank, std::size_t half) const;
-  /// Makes peer(rank).halves[half] what has arrived there; kOutOfMemory where there was no room.
-  virtual Status attach(int /*agent*/, int /*rank*/, std::size_t /*half*/) { return {}; }
-
-  /// While a thread of the program waits it moves messages itself, from begin_drive() to
-  /// end_drive(). drive() never blocks; true when anything happened.
-  virtual void begin_drive() {}
-  virtual bool drive() { return false; }
-  virtual void end_drive(bool /*going_to_sleep*/) {}
-  /// The program's thread goes its own ways: what it has not sent is left to the other one.
-  virtual void hand_over() {}
-  /// True where nobody moves messages while no thread of the program waits.
-  virtual bool needs_driver() const noexcept { return false; }
-  /// True when all that was posted and sent has left this process.
-  virtual bool is_idle() { return true; }
-  /// Sleeps until drive() has something to do.
-  virtual void sleep(std::chrono::milliseconds /*most*/) {}
-  /// Why ranks of other hosts count as ended, and when they were heard last; empty for those of
-  /// this host.
-  virtual std::string news_of(const std::vector<int>& /*ranks*/) const { return {}; }
 
  protected:
   std::vector<PeerMemory> peers_;

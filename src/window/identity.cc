@@ -1,11 +1,11 @@
 #include "window/identity.h"
 
-#include <sched.h>
 #include <sys/random.h>
 #include <unistd.h>
 
 #include <cstring>
 
+#include "base/cores.h"
 #include "base/process_start.h"
 #include "waybill/version.h"
 #include "window/control.h"
@@ -21,17 +21,6 @@ void copy(std::array<char, N>& destination, std::string_view text) {
 template <std::size_t N>
 std::string read(const std::array<char, N>& source) {
   return {source.data(), strnlen(source.data(), N)};
-}
-
-/// Cores past the mask's size are left out.
-void read_cores(std::array<std::uint64_t, 16>& mask) {
-  cpu_set_t cores;
-  if (sched_getaffinity(0, sizeof(cores), &cores) != 0) {
-    return;
-  }
-  for (std::size_t core = 0; core < 64 * mask.size() && core < CPU_SETSIZE; ++core) {
-    mask[core / 64] |= CPU_ISSET(core, &cores) ? std::uint64_t{1} << core % 64 : 0;
-  }
 }
 
 }  // namespace
@@ -54,7 +43,7 @@ Identity make_identity(std::string_view id, std::string_view name, int rank, int
   copy(identity.version, version_string());
   copy(identity.id, id);
   copy(identity.name, name);
-  read_cores(identity.cores);
+  identity.cores = cores_of_thread();
   return identity;
 }
 

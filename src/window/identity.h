@@ -5,11 +5,13 @@
 #include <string>
 #include <string_view>
 
+#include "base/cores.h"
+
 namespace waybill::window {
 
 /// Changes whenever ControlPage, CallHeader or a layout changes its meaning: ranks that differ do
 /// not connect.
-inline constexpr std::uint32_t kLayoutVersion = 5;
+inline constexpr std::uint32_t kLayoutVersion = 7;
 
 /// Whose page this is: written once, before anybody else can see it. Also for tools that look at a
 /// group from outside: the fields up to `page_bytes` keep their place in every version.
@@ -22,10 +24,10 @@ struct Identity {
   std::int32_t pid = 0;             ///< as its own process sees it
   std::int32_t rank = 0;
   std::int32_t world_size = 0;
-  std::array<char, 24> version{};         ///< of the library
-  std::array<char, 40> id{};              ///< of the group
-  std::array<char, 128> name{};           ///< of the group, for people
-  std::array<std::uint64_t, 16> cores{};  ///< a bit for each core its process may run on
+  std::array<char, 24> version{};  ///< of the library
+  std::array<char, 40> id{};       ///< of the group
+  std::array<char, 128> name{};    ///< of the group, for people
+  CoreSet cores{};                 ///< that the thread which connected may run on
 
   std::string name_text() const;
   std::string id_text() const;

@@ -4,6 +4,7 @@
 #include <fstream>
 #include <limits>
 #include <sstream>
+#include <utility>
 #include <vector>
 
 #include "base/errors.h"
@@ -109,12 +110,49 @@ MemoryBudget& MemoryBudget::process() {
   return budget;
 }
 
-Status MemoryBudget::reserve(std::int64_t bytes, std::string_view purpose) {
+MemoryHeadroom MemoryBudget::headroom() const {
   MemoryHeadroom headroom = read_headroom(sources_);
   const std::int64_t limit = limit_;
   if (limit >= 0 && limit - reserved_ < headroom.bytes) {
     headroom = {std::max<std::int64_t>(limit - reserved_, 0), "WAYBILL_MAX_MEMORY"};
   }
+  return headroom;
+}
+
+std::int64_t MemoryBudget::bytes_left(std::int64_t wanted) {
+  constexpr std::chrono::nanoseconds kOld = std::chrono::milliseconds(100);
+  constexpr std::chrono::nanoseconds kOldWherePlenty = std::chrono::seconds(2);
+  constexpr std::int64_t kPlenty = 4;
+  const std::int64_t limit = limit_;
+  const auto left = [&] {
+    const std::int64_t all = unlimited_bytes_.load();
+    return (limit >= 0 ? std::min(limit, all) : all) - reserved_;
+  };
+  const std::int64_t now = std::chrono::steady_clock::now().time_since_epoch().count();
+  const std::int64_t asked_at = asked_at_ns_.load(std::memory_order_acquire);
+  const auto old = left() / kPlenty >= wanted ? kOldWherePlenty : kOld;
+  if (asked_at == 0 || now - asked_at >= old.count()) {
+    MemoryHeadroom headroom = read_headroom(sources_);
+    std::int64_t all = 0;
+    unlimited_bytes_ =
+        __builtin_add_overflow(headroom.bytes, reserved_.load(), &all) ? kUnlimited : all;
+    const std::lock_guard lock(mutex_);
+    recent_limit_ = std::move(headroom.limited_by);
+    asked_at_ns_.store(now, std::memory_order_release);
+  }
+  return left();
+}
+
+MemoryHeadroom MemoryBudget::recent_headroom() {
+  const std::int64_t left = bytes_left(kUnlimited);
+  const std::int64_t limit = limit_;
+  const std::lock_guard lock(mutex_);
+  return {std::max<std::int64_t>(left, 0),
+          limit >= 0 && limit < unlimited_bytes_ ? "WAYBILL_MAX_MEMORY" : recent_limit_};
+}
+
+Status MemoryBudget::reserve(std::int64_t bytes, std::string_view purpose) {
+  const MemoryHeadroom headroom = this->headroom();
   if (bytes > headroom.bytes) {
     return error(StatusCode::kOutOfMemory,
                  "",

@@ -1,7 +1,9 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -42,12 +44,25 @@ class MemoryBudget {
   /// left.
   Status reserve(std::int64_t bytes, std::string_view purpose);
   void release(std::int64_t bytes) noexcept { reserved_ -= bytes; }
+  /// What reserve() would grant, and under whose limit.
+  MemoryHeadroom headroom() const;
+  /// The same number, or less than 0 where more is reserved than a limit allows, for a caller that
+  /// may want `wanted` bytes, cheap enough for every call: what the kernel said may be a tenth of a
+  /// second old, and two seconds where it said four times as much.
+  std::int64_t bytes_left(std::int64_t wanted);
+  /// headroom() as bytes_left() knows it.
+  MemoryHeadroom recent_headroom();
   std::int64_t reserved() const noexcept { return reserved_; }
 
  private:
   MemorySources sources_;
   std::atomic<std::int64_t> limit_{-1};
   std::atomic<std::int64_t> reserved_{0};
+  // What the kernel said last, for bytes_left().
+  std::atomic<std::int64_t> asked_at_ns_{0};
+  std::atomic<std::int64_t> unlimited_bytes_{0};  ///< what was left, and reserved_, together
+  std::mutex mutex_;                              ///< guards recent_limit_
+  std::string recent_limit_;
 };
 
 }  // namespace waybill::window

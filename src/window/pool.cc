@@ -49,8 +49,11 @@ Result<Block*> PoolCore::allocate(std::int64_t bytes) {
                  "",
                  "",
                  "out of address space in the pool of outputs: wanted " + std::to_string(bytes) +
-                     " bytes; outputs that are still held fill its " +
-                     std::to_string(region_.size_bytes()) + " bytes (WAYBILL_WINDOW_BYTES)");
+                     " bytes; " + std::to_string(references_ - 1) +
+                     " outputs that are still held fill its " +
+                     std::to_string(region_.size_bytes()) +
+                     " bytes (WAYBILL_WINDOW_BYTES); an output is as large as the most rows that a"
+                     " rank can receive: to keep what came, hold rows.clone() in its place");
   }
   if (idle_blocks_.empty()) {
     blocks_.emplace_back();
@@ -116,6 +119,23 @@ void PoolCore::trim() noexcept {
   }
 }
 
+/// What trim() would give back.
+std::int64_t PoolCore::free_bytes() const {
+  const std::lock_guard lock(mutex_);
+  std::int64_t bytes = 0;
+  for (const Range& range : free_) {
+    bytes += region_.committed_in(range.offset, range.size_bytes);
+  }
+  return bytes;
+}
+
+std::int64_t PoolCore::missing_in(const Buffer& buffer,
+                                  std::int64_t begin,
+                                  std::int64_t bytes) const {
+  const std::lock_guard lock(mutex_);
+  return region_.missing_in(buffer.data() - data() + begin, bytes);
+}
+
 void PoolCore::give_back(Range range) {
   auto next = std::lower_bound(
       free_.begin(), free_.end(), range.offset, [](const Range& r, std::int64_t offset) {
@@ -147,6 +167,7 @@ void PoolCore::free(Block* block) noexcept {
     if (checked_) {
       inspect(*block);
     }
+    std::erase_if(notes_, [block](const Note& note) { return note.offset == block->offset; });
     give_back({block->offset, block->span_bytes});
     idle_blocks_.push_back(block);
   }
@@ -190,6 +211,100 @@ Result<Buffer> Pool::allocate(std::int64_t bytes) {
 
 Status Pool::commit(const Buffer& buffer, std::int64_t begin, std::int64_t bytes) {
   return core_->commit(buffer.data() - core_->data() + begin, bytes);
+}
+
+std::int64_t Pool::bytes_left(std::int64_t wanted) const {
+  const std::int64_t left = core_->budget().bytes_left(wanted);
+  // To count the pages of free ranges takes long, and limits may be exceeded.
+  return left >= wanted ? left : std::max<std::int64_t>(left + core_->free_bytes(), 0);
+}
+
+std::int64_t Pool::largest_free() const {
+  const std::lock_guard lock(core_->mutex_);
+  std::int64_t largest = 0;
+  for (const PoolCore::Range& range : core_->free_) {
+    largest = std::max(largest, range.size_bytes);
+  }
+  return std::max<std::int64_t>(largest - (core_->checked_ ? kCanaryBytes : 0), 0);
+}
+
+std::int64_t Pool::missing_in(const Buffer& buffer, std::int64_t begin, std::int64_t bytes) const {
+  return core_->missing_in(buffer, begin, bytes);
+}
+
+std::int64_t Pool::committed_in(const Buffer& buffer,
+                                std::int64_t begin,
+                                std::int64_t bytes) const {
+  const std::lock_guard lock(core_->mutex_);
+  return core_->region_.committed_in(buffer.data() - core_->data() + begin, bytes);
+}
+
+void Pool::give_up(const Buffer& buffer, std::int64_t begin, std::int64_t bytes) noexcept {
+  const std::lock_guard lock(core_->mutex_);
+  core_->region_.punch(buffer.data() - core_->data() + begin, bytes);
+}
+
+Pool::Affordable Pool::count_affordable(std::span<const Rows> buffers,
+                                        std::int64_t most,
+                                        std::int64_t beside) {
+  std::int64_t wanted = 0;
+  for (const Rows& rows : buffers) {
+    // Two granules more than the bytes may be touched, at either end.
+    wanted += rows.row_bytes > 0 ? most * rows.row_bytes + rows.more_bytes + 2 * kGranule : 0;
+  }
+  if (buffers.empty()) {
+    return {most, 0};
+  }
+  std::int64_t gain = buffers.front().pool->core_->budget().bytes_left(wanted);
+  if (wanted + beside <= gain) {
+    return {most, gain - wanted};
+  }
+  for (std::size_t i = 0; i < buffers.size(); ++i) {
+    const auto same = [&](const Rows& rows) { return rows.pool == buffers[i].pool; };
+    if (std::none_of(buffers.begin(), buffers.begin() + static_cast<std::ptrdiff_t>(i), same)) {
+      gain += buffers[i].pool->core_->free_bytes();
+    }
+  }
+  const auto missing_for = [&](std::int64_t count) {
+    std::int64_t missing = 0;
+    for (const Rows& rows : buffers) {
+      missing += rows.row_bytes > 0 ? rows.pool->core_->missing_in(
+                                          *rows.buffer, 0, count * rows.row_bytes + rows.more_bytes)
+                                    : 0;
+    }
+    return missing;
+  };
+  std::int64_t enough = -1;
+  std::int64_t too_many = most + 1;
+  while (too_many - enough > 1) {
+    const std::int64_t middle = enough + (too_many - enough) / 2;
+    (missing_for(middle) <= gain ? enough : too_many) = middle;
+  }
+  return {enough, enough < 0 ? 0 : gain - missing_for(enough)};
+}
+
+std::string Pool::describe_shortage(std::int64_t own) const {
+  const MemoryHeadroom headroom = core_->region_.budget().recent_headroom();
+  const Usage now = usage();
+  return std::to_string(headroom.bytes) + " bytes are left under " + headroom.limited_by + "; " +
+         std::to_string(now.buffers - own) + " outputs that are held take " +
+         std::to_string(now.in_use_bytes) + " bytes";
+}
+
+void Pool::set_note(const Buffer& buffer, std::int64_t note) {
+  const std::lock_guard lock(core_->mutex_);
+  core_->notes_.push_back({buffer.data() - core_->data(), note});
+}
+
+std::int64_t Pool::note_at(const void* data) const {
+  const std::int64_t offset = offset_of(data, 0);
+  const std::lock_guard lock(core_->mutex_);
+  for (const PoolCore::Note& note : core_->notes_) {
+    if (note.offset == offset) {
+      return note.value;
+    }
+  }
+  return 0;
 }
 
 std::int64_t Pool::offset_of(const void* data, std::int64_t bytes) const noexcept {

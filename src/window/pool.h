@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <deque>
 #include <mutex>
+#include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -52,6 +54,41 @@ class Pool {
   Status commit(const Buffer& buffer, std::int64_t bytes) { return commit(buffer, 0, bytes); }
   /// The same for a part of the buffer.
   Status commit(const Buffer& buffer, std::int64_t begin, std::int64_t bytes);
+  /// A buffer of which each of a number of rows takes as many bytes, and all together some more.
+  struct Rows {
+    const Pool* pool;
+    const Buffer* buffer;
+    std::int64_t row_bytes;
+    std::int64_t more_bytes = 0;
+  };
+  struct Affordable {
+    std::int64_t rows;        ///< -1 where not even what they take without rows could be reserved
+    std::int64_t bytes_left;  ///< beside these
+  };
+  /// For how many rows, at most `most`, the beginnings of all these buffers could be reserved now.
+  /// Others may take the memory meanwhile. `beside`: so much else may be wanted; bytes_left is
+  /// exact where it is less than that.
+  static Affordable count_affordable(std::span<const Rows> buffers,
+                                     std::int64_t most,
+                                     std::int64_t beside = 0);
+  /// Why count_affordable() is less than what was asked for. `own` outputs are those of the call
+  /// that asks.
+  std::string describe_shortage(std::int64_t own) const;
+  /// What could be reserved; where that is less than `wanted`, with the pages of free ranges. As
+  /// old as MemoryBudget::bytes_left() says.
+  std::int64_t bytes_left(std::int64_t wanted) const;
+  /// Bytes of the largest buffer that there is address space for.
+  std::int64_t largest_free() const;
+  /// Bytes of a part of a buffer that commit() would have to reserve, and those of the granules
+  /// wholly in it that have pages.
+  std::int64_t missing_in(const Buffer& buffer, std::int64_t begin, std::int64_t bytes) const;
+  std::int64_t committed_in(const Buffer& buffer, std::int64_t begin, std::int64_t bytes) const;
+  /// Gives the pages of the granules wholly in the part back; their content is lost.
+  void give_up(const Buffer& buffer, std::int64_t begin, std::int64_t bytes) noexcept;
+  /// A number that goes with a buffer until it is freed, and the one of the buffer that begins at
+  /// `data`: 0 where there is none.
+  void set_note(const Buffer& buffer, std::int64_t note);
+  std::int64_t note_at(const void* data) const;
   /// Offset of [data, data+bytes) in the region, or -1 when it does not lie in it.
   std::int64_t offset_of(const void* data, std::int64_t bytes) const noexcept;
   /// Gives the pages of all free ranges back.
@@ -95,6 +132,9 @@ class PoolCore {
   Status guard(Block* block);
   void inspect(const Block& block) noexcept;
   const std::byte* canary_of(const Block& block) const noexcept;
+  MemoryBudget& budget() const noexcept { return region_.budget(); }
+  std::int64_t free_bytes() const;
+  std::int64_t missing_in(const Buffer& buffer, std::int64_t begin, std::int64_t bytes) const;
 
   mutable std::mutex mutex_;
   Region region_;
@@ -105,6 +145,11 @@ class PoolCore {
   std::vector<Range> free_;   ///< by offset, never adjacent
   std::deque<Block> blocks_;  ///< stable addresses
   std::vector<Block*> idle_blocks_;
+  struct Note {
+    std::int64_t offset;  ///< of the buffer
+    std::int64_t value;
+  };
+  std::vector<Note> notes_;
 };
 
 }  // namespace waybill::window

@@ -12,12 +12,13 @@
 #include <utility>
 
 #include "base/errors.h"
+#include "base/shortage.h"
 
 namespace waybill::window {
 namespace {
 
 Status system_error(const std::string& what) {
-  return error(StatusCode::kInternal, "", "", what + ": " + std::strerror(errno));
+  return error(StatusCode::kInternal, "", "", what + ": " + describe_errno(errno));
 }
 
 #ifndef MADV_POPULATE_WRITE
@@ -115,14 +116,28 @@ void Region::swap(Region& other) noexcept {
   std::swap(pages_, other.pages_);
 }
 
-std::int64_t Region::committed_in(std::int64_t offset, std::int64_t bytes) const noexcept {
+/// Of the granules from `first` to `last`, those that have pages.
+std::int64_t Region::count_granules(std::int64_t first, std::int64_t last) const noexcept {
   std::int64_t count = 0;
-  for (std::int64_t granule = (offset + kGranule - 1) / kGranule;
-       granule < (offset + bytes) / kGranule;
-       ++granule) {
-    count += has(granule) ? kGranule : 0;
+  while (first < last) {
+    const std::int64_t shift = first % 64;
+    const std::int64_t bits = std::min(last - first, 64 - shift);
+    std::uint64_t word = pages_[static_cast<std::size_t>(first / 64)] >> shift;
+    word &= ~std::uint64_t{0} >> (64 - bits);
+    count += std::popcount(word);
+    first += bits;
   }
   return count;
+}
+
+std::int64_t Region::committed_in(std::int64_t offset, std::int64_t bytes) const noexcept {
+  return kGranule * count_granules((offset + kGranule - 1) / kGranule, (offset + bytes) / kGranule);
+}
+
+std::int64_t Region::missing_in(std::int64_t offset, std::int64_t bytes) const noexcept {
+  const std::int64_t first = offset / kGranule;
+  const std::int64_t last = bytes > 0 ? (offset + bytes + kGranule - 1) / kGranule : first;
+  return kGranule * (last - first - count_granules(first, last));
 }
 
 Placement Region::placement() const {

@@ -40,6 +40,9 @@ class Region {
   }
   /// Bytes with pages in the granules that [offset, offset+bytes) wholly covers.
   std::int64_t committed_in(std::int64_t offset, std::int64_t bytes) const noexcept;
+  /// Bytes that commit() of [offset, offset+bytes) would have to reserve.
+  std::int64_t missing_in(std::int64_t offset, std::int64_t bytes) const noexcept;
+  MemoryBudget& budget() const noexcept { return *budget_; }
   /// The NUMA nodes of what was committed: of all pages, or of kMostPages evenly among them.
   Placement placement() const;
   /// A new descriptor that can only read, for peers. The caller closes it.
@@ -57,6 +60,7 @@ class Region {
   bool has(std::int64_t granule) const noexcept {
     return (pages_[static_cast<std::size_t>(granule / 64)] >> (granule % 64) & 1) != 0;
   }
+  std::int64_t count_granules(std::int64_t first, std::int64_t last) const noexcept;
   Status commit_run(std::int64_t first, std::int64_t last);
   void count_committed(std::int64_t bytes) noexcept {
     __atomic_store_n(&committed_bytes_, committed_bytes_ + bytes, __ATOMIC_RELAXED);

@@ -21,15 +21,13 @@ Result<std::unique_ptr<Window>> Window::create(std::int64_t bytes,
     return status;
   }
   auto* page = new (control->data()) ControlPage();
-  page->identity = options.identity;
-  if (options.newcomer) {
-    page->newcomer.store(1);
-  } else {
-    page->signalled.store(stamp(1, 0));
-    page->done.store(stamp(1, 0));
-  }
-  return std::unique_ptr<Window>(new Window{
-      std::move(*control), page, {std::move(*first), std::move(*second)}, std::move(*pool)});
+  std::unique_ptr<Window> window(new Window{std::move(*control),
+                                            page,
+                                            Board(*page),
+                                            {std::move(*first), std::move(*second)},
+                                            std::move(*pool)});
+  window->board.begin(options.identity, options.newcomer);
+  return window;
 }
 
 }  // namespace waybill::window

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "waybill/status.h"
+#include "window/board.h"
 #include "window/control.h"
 #include "window/memory_budget.h"
 #include "window/pool.h"
@@ -29,7 +30,8 @@ struct WindowOptions {
 /// Owner: the rank's Session. Freed when the session and, for the pool, the last buffer is gone.
 struct Window {
   Region control_region;
-  ControlPage* control = nullptr;  ///< in control_region
+  const ControlPage* control = nullptr;  ///< in control_region
+  Board board;                           ///< writes it
   std::array<Region, 2> halves;
   Pool pool;
 

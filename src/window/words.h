@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 
 namespace waybill::window {
@@ -16,6 +17,8 @@ constexpr std::uint32_t epoch_of(Stamp value) noexcept {
   return static_cast<std::uint32_t>(value >> 32);
 }
 constexpr std::uint32_t call_of(Stamp value) noexcept { return static_cast<std::uint32_t>(value); }
+/// Which of the two halves, headers and refusals a call uses.
+constexpr std::size_t half_of_call(Stamp call) noexcept { return call_of(call) % 2; }
 
 #if defined(__SANITIZE_THREAD__)
 #define WAYBILL_TSAN 1

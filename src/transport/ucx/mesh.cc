@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/errors.h"
+#include "base/shortage.h"
 
 namespace waybill::transport {
 namespace {
@@ -45,7 +46,7 @@ Status UcxMesh::start() {
     return error(StatusCode::kInternal,
                  "connect",
                  "",
-                 std::string("connect: no eventfd or random bytes: ") + std::strerror(errno));
+                 "connect: no eventfd or random bytes: " + describe_errno(errno));
   }
   AddressHead head;
   head.incarnation = incarnation_;

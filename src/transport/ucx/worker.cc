@@ -7,6 +7,7 @@
 #include "base/environment.h"
 #include "base/errors.h"
 #include "base/fork.h"
+#include "base/shortage.h"
 #include "transport/wire.h"
 
 namespace waybill::transport {
@@ -59,7 +60,8 @@ Status ucx_error(const UcxLibrary& ucx, const char* what, ucs_status_t why) {
   return error(StatusCode::kInternal,
                "connect",
                "",
-               std::string("connect: UCX refused to ") + what + ": " + ucx.status_string(why));
+               std::string("connect: UCX refused to ") + what + ": " + ucx.status_string(why) +
+                   describe_lack_of_descriptors());
 }
 
 UcxWorker::UcxWorker(const UcxLibrary* ucx) noexcept : ucx_(ucx), generation_(fork_generation()) {}

@@ -6,25 +6,16 @@ namespace waybill::binding {
 namespace {
 
 struct Barrier {
+  static constexpr const auto& kSignature = contract::signature::kBarrier;
   struct Args : BarrierArgs {
-    const TorchTensor* x_ref = nullptr;
+    const TorchTensor* passed_on = nullptr;  ///< x_ref
   };
-  static constexpr auto kOperator = contract::Operator::kBarrier;
-  static Args read(OperatorInputs& in) {
-    Args args;
-    args.x_ref = &in.raw_tensor();
-    in.group();
-    args.world_size = in.number("world_size");
-    args.time_out = in.optional_tensor("time_out");
-    args.elastic_info = in.optional_tensor("elastic_info");
-    return args;
-  }
   /// The tensor to return a copy of.
   static Result<const TorchTensor*> call(Group& group, const Args& args) {
     if (Status status = barrier(group, args); !status.ok()) {
       return status;
     }
-    return args.x_ref;
+    return args.passed_on;
   }
   template <bool kHasToken>
   static void put(Results& results, Result<const TorchTensor*>& result) {
@@ -37,9 +28,7 @@ struct Barrier {
 }  // namespace
 
 const Operator kBarrier = {
-    .name = "_npu_distribute_barrier",
-    .positional = "Tensor x_ref, str group, int world_size",
-    .keyword = "Tensor? time_out=None, Tensor? elastic_info=None",
+    .signature = facts_of<contract::signature::kBarrier>(),
     .results = "Tensor",
     .kernel = call_operator<Barrier, false>,
     .ordered_kernel = call_operator<Barrier, true>,

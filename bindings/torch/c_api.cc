@@ -1,140 +1,28 @@
-// What Python calls through ctypes, which lets other Python threads run meanwhile. Functions that
-// can fail return 0 or a null pointer when they did; waybill_last_error() says why. Texts that are
-// returned stay valid until the same thread's next call here.
+// The functions of the C interface about this process and its groups; those that make groups are in
+// c_connect.cc.
+
+#include "c_api.h"
 
 #include <algorithm>
-#include <chrono>
 #include <string>
-#include <string_view>
 #include <vector>
 
+#include "base/cores.h"
 #include "base/errors.h"
 #include "base/process_start.h"
+#include "base/shortage.h"
 #include "errors.h"
 #include "groups.h"
 #include "json.h"
 #include "numerics/kernels.h"
+#include "operators.h"
 #include "transport/ucx/ucx_wire.h"
 #include "waybill/env.h"
 #include "waybill/inspect.h"
 #include "waybill/version.h"
-#include "window_size.h"
-
-#define WAYBILL_C_API extern "C" __attribute__((visibility("default")))
 
 namespace waybill::binding {
 namespace {
-
-const char* keep(std::string text) {
-  thread_local std::string kept;
-  kept = std::move(text);
-  return kept.c_str();
-}
-
-int done(const Status& status) {
-  if (!status.ok()) {
-    remember(status);
-  }
-  return status.ok() ? 1 : 0;
-}
-
-std::chrono::milliseconds to_milliseconds(double seconds) {
-  return std::chrono::milliseconds(static_cast<std::int64_t>(seconds * 1000));
-}
-
-GroupOptions options_of(double timeout, int threads, int strict, void (*on_phase)(int)) {
-  GroupOptions options = group_options();
-  options.timeout = to_milliseconds(timeout);
-  options.threads = threads;
-  options.strict = static_cast<Strict>(strict);
-  if (on_phase != nullptr) {
-    options.on_phase = [on_phase](Phase phase) { on_phase(static_cast<int>(phase)); };
-  }
-  return options;
-}
-
-std::string to_hex(const std::string& bytes) {
-  constexpr std::string_view kDigits = "0123456789abcdef";
-  std::string text;
-  for (const char c : bytes) {
-    const auto byte = static_cast<unsigned char>(c);
-    text += kDigits[byte / 16];
-    text += kDigits[byte % 16];
-  }
-  return text;
-}
-
-std::string from_hex(std::string_view text) {
-  const auto digit = [](char c) { return c <= '9' ? c - '0' : c - 'a' + 10; };
-  std::string bytes;
-  for (std::size_t i = 0; i + 1 < text.size(); i += 2) {
-    bytes += static_cast<char>(16 * digit(text[i]) + digit(text[i + 1]));
-  }
-  return bytes;
-}
-
-/// What the program's all_gather got, see waybill_gathered().
-std::string& gathered() {
-  thread_local std::string texts;
-  return texts;
-}
-
-/// Asks the program, which knows texts only.
-AllGather all_gather_of(int (*gather)(const char*)) {
-  return [gather](const std::string& own) -> Result<std::vector<std::string>> {
-    gathered().clear();
-    if (gather(to_hex(own).c_str()) == 0) {
-      return error(StatusCode::kInternal,
-                   "connect",
-                   "",
-                   "connect: expected the addresses of all ranks, got an error of the program");
-    }
-    std::vector<std::string> all;
-    std::string_view rest = gathered();
-    while (!rest.empty()) {
-      const std::size_t end = std::min(rest.find('\n'), rest.size());
-      all.push_back(from_hex(rest.substr(0, end)));
-      rest.remove_prefix(std::min(end + 1, rest.size()));
-    }
-    return all;
-  };
-}
-
-/// How a group is joined: with the others, or under the rank of a process that has ended.
-using Join = Result<Group> (*)(const UniqueId&, int, int, const GroupOptions&);
-
-Status join(Join how,
-            const std::string& name,
-            const char* id,
-            int rank,
-            int world_size,
-            GroupOptions options) {
-  options.name = name;
-  if (Status status = check_name("connect", name); !status.ok()) {
-    return status;
-  }
-  auto unique_id = UniqueId::from_string(id);
-  if (!unique_id.ok()) {
-    return unique_id.status();
-  }
-  auto group = how(*unique_id, rank, world_size, options);
-  return group.ok() ? add_group(name, std::move(*group)) : group.status();
-}
-
-Status connect_local(const char* const* names, int world_size, GroupOptions options) {
-  options.name = names[0];
-  auto groups = Group::local(world_size, options);
-  if (!groups.ok()) {
-    return groups.status();
-  }
-  for (int r = 0; r < world_size; ++r) {
-    if (Status status = add_group(names[r], std::move((*groups)[static_cast<std::size_t>(r)]));
-        !status.ok()) {
-      return status;
-    }
-  }
-  return {};
-}
 
 std::string to_json(const Traffic& traffic) {
   Json json;
@@ -179,6 +67,7 @@ std::string to_json(const GroupStats& stats) {
   Json json;
   json.add("calls", stats.calls);
   json.add("completed", stats.completed);
+  json.add("needs_reset", stats.needs_reset);
   json.add("epoch", stats.epoch);
   json.add("absent", stats.absent);
   json.add("rejoining", stats.rejoining);
@@ -199,17 +88,6 @@ std::string to_json(const GroupStats& stats) {
   return json.text();
 }
 
-contract::Operator operator_named(std::string_view name) {
-  for (auto op = static_cast<std::uint32_t>(contract::Operator::kDispatchV2);
-       op <= static_cast<std::uint32_t>(contract::Operator::kBarrier);
-       ++op) {
-    if (name == contract::name_of(static_cast<contract::Operator>(op))) {
-      return static_cast<contract::Operator>(op);
-    }
-  }
-  return contract::Operator::kNone;
-}
-
 }  // namespace
 }  // namespace waybill::binding
 
@@ -225,45 +103,61 @@ WAYBILL_C_API const char* waybill_new_id() {
   return waybill::binding::keep(waybill::UniqueId::create().to_string());
 }
 
-/// Of a number that on_phase gets; "?" where there is none.
-WAYBILL_C_API const char* waybill_phase_name(int phase) {
-  return waybill::name_of(static_cast<waybill::Phase>(phase));
+/// The operators in their order, a JSON list of {"name", "group" (the argument that names the
+/// group, empty for a local operator)}.
+WAYBILL_C_API const char* waybill_operators() {
+  std::string list;
+  for (const waybill::binding::Operator* op : waybill::binding::kOperators) {
+    waybill::binding::Json json;
+    json.add("name", op->name());
+    json.add("group", op->signature.group == nullptr ? "" : op->signature.group);
+    list += (list.empty() ? "" : ",") + json.text();
+  }
+  return waybill::binding::keep("[" + list + "]");
+}
+
+/// The names of the phases, a JSON list: on_phase gets numbers of its entries.
+WAYBILL_C_API const char* waybill_phases() {
+  std::string list;
+  for (int phase = 0; phase <= static_cast<int>(waybill::kLastPhase); ++phase) {
+    list += (list.empty() ? "" : ",") +
+            waybill::binding::json_quote(waybill::name_of(static_cast<waybill::Phase>(phase)));
+  }
+  return waybill::binding::keep("[" + list + "]");
 }
 
 /// A process of this host, as connect wants it: its start time, 0 where it cannot be known.
 WAYBILL_C_API std::uint64_t waybill_process_start(int pid) { return waybill::process_start(pid); }
 
-/// Collective, blocks. pids and starts (each may be null): of all ranks. timeout (seconds), threads
-/// and strict (waybill::Strict): 0 for the default. on_phase may be null; it is called with
-/// waybill::Phase on the thread of the call. hosts and gather are null where all ranks are on one
-/// host; gather gets this rank's address as text, brings those of all ranks to each other, hands
-/// them to waybill_gathered() on the same thread, and returns 1, or 0 when it failed.
-WAYBILL_C_API int waybill_connect(const char* name,
-                                  const char* id,
-                                  int rank,
-                                  int world_size,
-                                  const int* pids,
-                                  const std::uint64_t* starts,
-                                  double timeout,
-                                  int threads,
-                                  int strict,
-                                  void (*on_phase)(int),
-                                  const char* const* hosts,
-                                  int (*gather)(const char*)) {
-  auto options = waybill::binding::options_of(timeout, threads, strict, on_phase);
-  if (hosts != nullptr) {
-    options.hosts.assign(hosts, hosts + world_size);
-    options.all_gather = waybill::binding::all_gather_of(gather);
-  }
-  for (int r = 0; pids != nullptr && r < world_size; ++r) {
-    options.processes.emplace_back(pids[r], starts[r]);
-  }
-  return done(waybill::binding::join(
-      &waybill::Group::connect, name, id, rank, world_size, std::move(options)));
+/// What is short in this process where no file can be opened, and what to do about it.
+WAYBILL_C_API const char* waybill_describe_lack() {
+  return waybill::binding::keep(waybill::describe_lack_of_descriptors());
 }
 
-/// From inside `gather`: the texts of all ranks by rank, a line each.
-WAYBILL_C_API void waybill_gathered(const char* texts) { waybill::binding::gathered() = texts; }
+/// The cores of a list, as JSON. Null where it is none, or has cores that this process may not use;
+/// waybill_last_error() blames `argument` of `op`.
+WAYBILL_C_API const char* waybill_cores(const char* op, const char* argument, const char* list) {
+  const auto cores = waybill::parse_cores(list);
+  const auto allowed = waybill::process_cores().allowed;
+  const auto others =
+      waybill::without(waybill::core_set_of(cores.value_or(std::vector<int>())), allowed);
+  if (!cores || waybill::count(others) > 0) {
+    const std::string expected =
+        cores ? "cores that this process may run on, " + waybill::to_text(allowed)
+              : waybill::kCoreList;
+    const std::string got = std::string("'") + list + "'" +
+                            (cores ? ", of which it may not use " + waybill::to_text(others) : "");
+    (void)done(waybill::error(
+        waybill::StatusCode::kInvalidArgument,
+        op,
+        argument,
+        std::string(op) + ": argument " + argument + ": expected " + expected + ", got " + got));
+    return nullptr;
+  }
+  waybill::binding::Json json;
+  json.add("cores", *cores);
+  return waybill::binding::keep(json.text());
+}
 
 /// The host that this process counts as on.
 WAYBILL_C_API const char* waybill_this_host() {
@@ -287,24 +181,6 @@ WAYBILL_C_API const char* waybill_routes(const char* name) {
   return waybill::binding::keep("{\"ranks\":[" + list + "]}");
 }
 
-/// Blocks until a reset of the ranks that live has taken this process in.
-WAYBILL_C_API int waybill_rejoin(const char* name,
-                                 const char* id,
-                                 int rank,
-                                 int world_size,
-                                 double timeout,
-                                 int threads,
-                                 int strict,
-                                 void (*on_phase)(int)) {
-  return done(
-      waybill::binding::join(&waybill::Group::rejoin,
-                             name,
-                             id,
-                             rank,
-                             world_size,
-                             waybill::binding::options_of(timeout, threads, strict, on_phase)));
-}
-
 /// Groups of this host's processes, a JSON list.
 WAYBILL_C_API const char* waybill_inspect() {
   std::string list;
@@ -324,20 +200,20 @@ WAYBILL_C_API int waybill_set_timeout(const char* name, double timeout) {
   return 1;
 }
 
-/// Ranks as threads of this process: names[r] becomes rank r.
-WAYBILL_C_API int waybill_connect_local(const char* const* names,
-                                        int world_size,
-                                        double timeout,
-                                        int threads,
-                                        int strict,
-                                        void (*on_phase)(int)) {
-  return done(waybill::binding::connect_local(
-      names, world_size, waybill::binding::options_of(timeout, threads, strict, on_phase)));
-}
-
 /// timeout in seconds; negative: the group's own.
 WAYBILL_C_API int waybill_release(const char* name, double timeout) {
   return done(waybill::binding::release_group(name, waybill::binding::to_milliseconds(timeout)));
+}
+
+/// Of a group whose process group has ended; patience in seconds. Says nothing to
+/// waybill_last_error(): it may come between another function's end and the question why it failed.
+WAYBILL_C_API void waybill_end(const char* name, double patience) {
+  waybill::binding::end_group(name, waybill::binding::to_milliseconds(patience));
+}
+
+/// At the end of the process, timeout in seconds: closes what waybill_end() left.
+WAYBILL_C_API void waybill_finish_ended(double timeout) {
+  waybill::binding::finish_ended_groups(waybill::binding::to_milliseconds(timeout));
 }
 
 /// Collective among the living. The ranks that go on, as a JSON list.
@@ -394,8 +270,7 @@ WAYBILL_C_API void waybill_refuse(
     const char* name, const char* op, const char* argument, const char* expected, const char* got) {
   auto group = waybill::binding::find_group(op, name);
   if (done(group.status()) != 0) {
-    (void)done(waybill::binding::refuse(
-        (*group)->group, waybill::binding::operator_named(op), argument, expected, got));
+    (void)done((*group)->group.refuse(op, argument, expected, got));
   }
 }
 
@@ -404,13 +279,10 @@ WAYBILL_C_API void waybill_set_interrupt_check(int (*check)()) {
   waybill::binding::set_interrupt_check(check);
 }
 
-WAYBILL_C_API std::int64_t waybill_window_bytes(const waybill::binding::CallSizes* sizes) {
-  return waybill::binding::window_bytes(*sizes);
-}
-
 /// What this machine has and what the environment asks for: {"simd", "timeout" (seconds), "threads"
-/// (0: not set), "max_memory_bytes" (0: not set), "window_bytes", "ucx" (its version, empty where
-/// there is none), "ucx_problem" (why there is none)}.
+/// (0: not set), "process_cores" (that this process may run on as a whole), "max_memory_bytes" (0:
+/// not set), "window_bytes", "ucx" (its version, empty where there is none), "ucx_problem" (why
+/// there is none)}.
 WAYBILL_C_API const char* waybill_machine() {
   const auto env = waybill::Env::from_process();
   if (done(env.status()) == 0) {
@@ -420,6 +292,7 @@ WAYBILL_C_API const char* waybill_machine() {
   json.add("simd", waybill::name_of(env->simd.value_or(waybill::numerics::best_kernels().level)));
   json.add_raw("timeout", std::to_string(static_cast<double>(env->timeout.count()) / 1000));
   json.add("threads", env->threads.value_or(0));
+  json.add("process_cores", waybill::to_text(waybill::process_cores().cores));
   json.add("max_memory_bytes", env->max_memory_bytes.value_or(0));
   json.add("window_bytes", env->window_bytes);
   const auto ucx = waybill::transport::ucx_version();

@@ -4,9 +4,11 @@
 #include <memory>
 
 #include "contract/operators.h"
+#include "contract/signatures.h"
 #include "errors.h"
 #include "groups.h"
 #include "operator_inputs.h"
+#include "schema.h"
 
 namespace waybill::binding {
 
@@ -42,17 +44,18 @@ Status as_status(const Result<T>& result) {
 /// What every operator on a group does: reads its arguments, finds the group, calls the library,
 /// writes the results.
 ///
-/// Face has: kOperator; static Args read(OperatorInputs&), in the order of the schema, which calls
-/// group() where the group's name stands; static Result<...> or Status call(Group&, const Args&);
-/// static void put(Results&, ...).
+/// Face has: kSignature, the operator's table; Args, the struct of its rows or one that extends it;
+/// static Result<...> or Status call(Group&, const Args&); static void put(Results&, ...).
 template <typename Face, bool kHasToken>
 void call_operator(StableIValue* stack, std::uint64_t /*arguments*/, std::uint64_t /*results*/) {
   OperatorInputs inputs(stack);
   if constexpr (kHasToken) {
     inputs.skip_tensor();
   }
-  auto args = Face::read(inputs);
-  const char* name = contract::name_of(Face::kOperator);
+  typename Face::Args args;
+  read_arguments(inputs, Face::kSignature, args);
+  constexpr contract::Operator kOperator = Face::kSignature.op;
+  const char* name = contract::name_of(kOperator);
   auto group = find_group(name, inputs.group_name());
   if (!group.ok()) {
     raise(group.status());
@@ -60,7 +63,7 @@ void call_operator(StableIValue* stack, std::uint64_t /*arguments*/, std::uint64
   const std::shared_ptr<NamedGroup> tp = bind_tp_group(inputs, args);
   if (inputs.problem()) {
     const auto& [argument, expected, got] = *inputs.problem();
-    raise(refuse((*group)->group, Face::kOperator, argument, expected, got));
+    raise((*group)->group.refuse(name, argument, expected, got));
   }
   auto result = Face::call((*group)->group, args);
   if (!result.ok()) {

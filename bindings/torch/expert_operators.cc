@@ -2,9 +2,11 @@
 
 #include "contract/check.h"
 #include "contract/operators.h"
+#include "contract/signatures.h"
 #include "errors.h"
 #include "operator_inputs.h"
 #include "operators.h"
+#include "schema.h"
 #include "waybill/update_expert.h"
 
 namespace waybill::binding {
@@ -24,14 +26,7 @@ Dims shape_of(const TensorView& ids) { return ids.total_dims == 2 ? ids.shape : 
 void update(StableIValue* stack, std::uint64_t /*arguments*/, std::uint64_t /*results*/) {
   OperatorInputs in(stack);
   UpdateExpertArgs args;
-  args.expert_ids = in.tensor("expert_ids");
-  args.eplb_table = in.tensor("eplb_table");
-  args.expert_scales = in.optional_tensor("expert_scales");
-  args.pruning_threshold = in.optional_tensor("pruning_threshold");
-  args.active_mask = in.optional_tensor("active_mask");
-  args.local_rank_id = in.integer();
-  args.world_size = in.integer();
-  args.balance_mode = in.integer();
+  read_arguments(in, contract::signature::kUpdateExpert, args);
   raise_problem(in, contract::Operator::kUpdateExpert);
   void* ids = nullptr;
   void* mask = nullptr;
@@ -48,11 +43,7 @@ void update(StableIValue* stack, std::uint64_t /*arguments*/, std::uint64_t /*re
 void eplb_update(StableIValue* stack, std::uint64_t /*arguments*/, std::uint64_t /*results*/) {
   OperatorInputs in(stack);
   EplbUpdateExpertArgs args;
-  args.expert_ids = in.tensor("expert_ids");
-  args.eplb_table = in.tensor("eplb_table");
-  args.local_rank_id = in.integer();
-  args.world_size = in.integer();
-  args.balance_mode = in.integer();
+  read_arguments(in, contract::signature::kEplbUpdateExpert, args);
   raise_problem(in, contract::Operator::kEplbUpdateExpert);
   void* ids = nullptr;
   TorchTensor balanced = new_tensor(args.expert_ids.dtype, shape_of(args.expert_ids), ids);
@@ -65,19 +56,13 @@ void eplb_update(StableIValue* stack, std::uint64_t /*arguments*/, std::uint64_t
 }  // namespace
 
 const Operator kUpdateExpert = {
-    .name = "npu_moe_update_expert",
-    .positional = "Tensor expert_ids, Tensor eplb_table",
-    .keyword =
-        "Tensor? expert_scales=None, Tensor? pruning_threshold=None, Tensor? active_mask=None, "
-        "int local_rank_id=-1, int world_size=-1, int balance_mode=0",
+    .signature = facts_of<contract::signature::kUpdateExpert>(),
     .results = "(Tensor balanced_expert_ids, Tensor balanced_active_mask)",
     .kernel = update,
 };
 
 const Operator kEplbUpdateExpert = {
-    .name = "npu_moe_eplb_update_expert",
-    .positional = "Tensor expert_ids, Tensor eplb_table, int local_rank_id, int world_size",
-    .keyword = "int balance_mode=0",
+    .signature = facts_of<contract::signature::kEplbUpdateExpert>(),
     .results = "Tensor",
     .kernel = eplb_update,
 };

@@ -4,26 +4,49 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
+#include <iterator>
 #include <map>
 #include <mutex>
+#include <system_error>
+#include <thread>
 #include <utility>
 
+#include "base/cores.h"
 #include "base/errors.h"
 #include "base/fork.h"
-#include "contract/check.h"
-#include "engine/call.h"
-#include "engine/session.h"
 
 namespace waybill::binding {
 namespace {
 
 constexpr std::size_t kMaxNameBytes = 127;
 
+using Clock = std::chrono::steady_clock;
+
+/// A group without a name that is not closed yet. Whoever took it out of the registry's list owns
+/// it.
+struct EndedGroup {
+  std::shared_ptr<NamedGroup> group;
+  Clock::time_point deadline;  ///< then it is closed whoever reads
+  bool stopped = false;        ///< no call can begin any more
+};
+
 struct Registry {
   std::mutex mutex;
   std::map<std::string, std::shared_ptr<NamedGroup>, std::less<>> groups;
+  std::vector<EndedGroup> ended;
+  bool closer_runs = false;  ///< a thread closes what has ended; it stops when nothing is left
+  bool closer_has_to_stop = false;
 };
+
+/// In a child: what the parent's threads were closing is not this process's to close.
+void forget_ended(Registry& all) {
+  (void)new std::vector<EndedGroup>(std::move(all.ended));
+  all.ended.clear();
+  all.closer_runs = false;
+  all.closer_has_to_stop = false;
+}
 
 /// Never destroyed: outputs and waiting threads may outlive static objects.
 Registry& registry() {
@@ -31,9 +54,82 @@ Registry& registry() {
   // A child forked while another thread held the mutex would wait for it for ever.
   static const int kRegistered = pthread_atfork([] { registry().mutex.lock(); },
                                                 [] { registry().mutex.unlock(); },
-                                                [] { registry().mutex.unlock(); });
+                                                [] {
+                                                  forget_ended(registry());
+                                                  registry().mutex.unlock();
+                                                });
   (void)kRegistered;
   return *kRegistry;
+}
+
+/// True when it is closed. Waits at most `patience` for a call that runs, and as long for readers.
+bool try_to_close(EndedGroup& ended, std::chrono::milliseconds patience) {
+  constexpr std::chrono::milliseconds kLook{1};
+  Group& group = ended.group->group;
+  const auto end = Clock::now() + patience;
+  while (!ended.stopped) {
+    ended.stopped = group.stop();
+    if (!ended.stopped) {
+      if (Clock::now() >= end) {
+        return false;
+      }
+      std::this_thread::sleep_for(kLook);
+    }
+  }
+  if (!group.wait_for_readers(patience) && Clock::now() < ended.deadline) {
+    return false;
+  }
+  group.close(std::chrono::milliseconds(0));
+  ended.group.reset();
+  return true;
+}
+
+/// The life of the thread that closes what has ended.
+void close_ended() {
+  constexpr std::chrono::milliseconds kShortest{1};
+  constexpr std::chrono::milliseconds kLongest{50};
+  Registry& all = registry();
+  begin_thread("waybill-close", {});
+  std::chrono::milliseconds pause = kShortest;
+  while (true) {
+    std::vector<EndedGroup> work;
+    {
+      const std::lock_guard lock(all.mutex);
+      if (all.ended.empty() || all.closer_has_to_stop) {
+        all.closer_runs = false;
+        return;
+      }
+      work.swap(all.ended);
+    }
+    const auto closed = std::erase_if(
+        work, [](EndedGroup& ended) { return try_to_close(ended, std::chrono::milliseconds(0)); });
+    pause = closed > 0 ? kShortest : std::min(2 * pause, kLongest);
+    bool left = false;
+    {
+      const std::lock_guard lock(all.mutex);
+      left = !work.empty();
+      std::move(work.begin(), work.end(), std::back_inserter(all.ended));
+    }
+    if (left) {
+      std::this_thread::sleep_for(pause);
+    }
+  }
+}
+
+/// Leaves a group to the thread.
+void leave_to_closer(EndedGroup ended) {
+  Registry& all = registry();
+  const std::lock_guard lock(all.mutex);
+  all.ended.push_back(std::move(ended));
+  if (all.closer_runs || all.closer_has_to_stop) {
+    return;
+  }
+  all.closer_runs = true;
+  try {
+    std::thread(close_ended).detach();
+  } catch (const std::system_error&) {
+    all.closer_runs = false;  // the next group that ends tries again, and so does the process's end
+  }
 }
 
 std::string known_groups() {
@@ -149,8 +245,8 @@ Status release_group(const std::string& name, std::chrono::milliseconds timeout)
   if (!found.ok()) {
     return found.status();
   }
-  engine::Session& session = (*found)->group.session();
-  if (session.busy.exchange(true, std::memory_order_acquire)) {
+  Group& group = (*found)->group;
+  if (!group.stop()) {
     return error(StatusCode::kInvalidState,
                  "release",
                  "",
@@ -161,9 +257,63 @@ Status release_group(const std::string& name, std::chrono::milliseconds timeout)
     const std::lock_guard lock(all.mutex);
     all.groups.erase(name);
   }
-  (*found)->group.close(timeout.count() < 0 ? session.timeout() : timeout);
-  session.busy.store(false, std::memory_order_release);
+  group.close(timeout.count() < 0 ? group.timeout() : timeout);
   return {};
+}
+
+bool end_group(const std::string& name, std::chrono::milliseconds patience) {
+  EndedGroup ended;
+  Registry& all = registry();
+  {
+    const std::lock_guard lock(all.mutex);
+    const auto found = all.groups.find(name);
+    if (found == all.groups.end() || found->second->fork_generation != fork_generation()) {
+      return false;
+    }
+    ended.group = std::move(found->second);
+    all.groups.erase(found);
+  }
+  ended.deadline = Clock::now() + ended.group->group.timeout();
+  {
+    // Where one group has to wait others may, too: patience is had once, not once a group.
+    const std::lock_guard lock(all.mutex);
+    patience = all.closer_runs ? std::chrono::milliseconds(0) : patience;
+  }
+  if (!try_to_close(ended, patience)) {
+    leave_to_closer(std::move(ended));
+  }
+  return true;
+}
+
+void finish_ended_groups(std::chrono::milliseconds timeout) {
+  constexpr std::chrono::milliseconds kLook{1};
+  Registry& all = registry();
+  const auto deadline = Clock::now() + timeout;
+  {
+    const std::lock_guard lock(all.mutex);
+    all.closer_has_to_stop = true;
+  }
+  while (true) {
+    {
+      const std::lock_guard lock(all.mutex);
+      if (!all.closer_runs) {
+        break;
+      }
+    }
+    std::this_thread::sleep_for(kLook);
+  }
+  std::vector<EndedGroup> work;
+  {
+    const std::lock_guard lock(all.mutex);
+    work.swap(all.ended);
+  }
+  for (EndedGroup& ended : work) {
+    ended.deadline = std::min(ended.deadline, deadline);
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(ended.deadline - Clock::now());
+    if (!try_to_close(ended, std::max(left, std::chrono::milliseconds(0)))) {
+      (void)new EndedGroup(std::move(ended));  // its call uses it
+    }
+  }
 }
 
 GroupOptions group_options() {
@@ -179,21 +329,6 @@ GroupOptions group_options() {
 
 void set_interrupt_check(int (*check)()) {
   interrupt_check.store(check, std::memory_order_release);
-}
-
-Status refuse(Group& group,
-              contract::Operator op,
-              std::string_view argument,
-              std::string_view expected,
-              std::string_view got) {
-  engine::Session& session = group.session();
-  Status bad = contract::Checker(op, session.facts()).fail(argument, expected, got);
-  if (op == contract::Operator::kDispatchTeardown || op == contract::Operator::kCombineTeardown) {
-    return bad;  // no call of its own: the setup stays open
-  }
-  engine::Call call(session, op);
-  WAYBILL_RETURN_IF_ERROR(call.begin());
-  return call.refuse(std::move(bad));
 }
 
 }  // namespace waybill::binding

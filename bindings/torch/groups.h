@@ -6,7 +6,6 @@
 #include <string_view>
 #include <vector>
 
-#include "contract/operators.h"
 #include "waybill/group.h"
 #include "waybill/status.h"
 
@@ -34,19 +33,21 @@ std::vector<std::string> group_names();
 /// kInvalidState while a call runs.
 Status release_group(const std::string& name, std::chrono::milliseconds timeout);
 
+/// Takes the name away, and closes the group once no call of it runs and its peers have read what
+/// they need, or the group's timeout has passed. Waits at most `patience` for that; then a thread
+/// of its own goes on. Any thread, also from within a call of the group. False where this process
+/// has no such group.
+bool end_group(const std::string& name, std::chrono::milliseconds patience);
+
+/// Closes what end_group() left, at most `timeout` later: whose call still runs then stays as it
+/// is. No thread does it any more.
+void finish_ended_groups(std::chrono::milliseconds timeout);
+
 /// Options that every group of this library gets: waits ask ask_interrupt().
 GroupOptions group_options();
 
 /// Sets what waits on the main thread of the process ask, at most about twice a second. Not null:
 /// returns not 0 to end the wait.
 void set_interrupt_check(int (*check)());
-
-/// Publishes that this rank's arguments of `op` are bad as the call that it is (ops.md section 11),
-/// so that the others need not wait for it; gives the error back.
-Status refuse(Group& group,
-              contract::Operator op,
-              std::string_view argument,
-              std::string_view expected,
-              std::string_view got);
 
 }  // namespace waybill::binding

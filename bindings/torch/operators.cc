@@ -1,7 +1,7 @@
 #include "operators.h"
 
-#include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "arguments.h"
 #include "errors.h"
@@ -10,35 +10,30 @@
 namespace waybill::binding {
 namespace {
 
-std::string replaced(std::string text, const std::string& what, const std::string& by) {
-  const std::size_t at = text.find(what);
-  return at == std::string::npos ? text : text.replace(at, what.size(), by);
+std::string name_of(const Operator& op, Form form) {
+  const char* prefix = form == Form::kOrdered ? "_ordered_" : form == Form::kPlain ? "_plain_" : "";
+  return std::string(prefix) + op.name();
 }
 
-std::string public_schema(const Operator& op) {
-  return std::string(op.name) + "(" + op.positional + ", *, " + op.keyword + ") -> " + op.results;
+Kernel kernel_of(const Operator& op, Form form) {
+  return form == Form::kOrdered ? op.ordered_kernel : op.kernel;
 }
 
-std::string ordered_name(const Operator& op) { return std::string("_ordered_") + op.name; }
-
-std::string ordered_schema(const Operator& op) {
-  // global_bs follows BS where a compiler keeps sizes symbolic.
-  const std::string keyword =
-      replaced(replaced(op.keyword, "(a!)", "(b!)"), "int global_bs", "SymInt global_bs");
-  return ordered_name(op) + "(Tensor(a!) token, " + op.positional + ", " + keyword + ") -> " +
-         (op.ordered_results != nullptr ? op.ordered_results : op.results);
+std::string schema_of(const Operator& op, Form form) {
+  const bool differs = form == Form::kOrdered && op.ordered_results != nullptr;
+  return name_of(op, form) + "(" + op.signature.parameters(form) + ") -> " +
+         (differs ? op.ordered_results : op.results);
 }
 
-std::string plain_name(const Operator& op) { return std::string("_plain_") + op.name; }
-
-bool writes(const Operator& op) {
-  return std::string(op.keyword).find("(a!)") != std::string::npos;
-}
-
-/// Without the optional argument that is written to.
-std::string plain_schema(const Operator& op) {
-  return plain_name(op) + "(" + op.positional + ", *, " + replaced(op.keyword, "(a!)", "") +
-         ") -> " + op.results;
+std::vector<Form> forms_of(const Operator& op) {
+  std::vector<Form> forms = {Form::kPublic};
+  if (op.ordered_kernel != nullptr) {
+    forms.push_back(Form::kOrdered);
+  }
+  if (op.signature.writes) {
+    forms.push_back(Form::kPlain);
+  }
+  return forms;
 }
 
 constexpr const char* kExpertBuffer = "_expert_buffer";
@@ -64,12 +59,8 @@ void expert_buffer(StableIValue* stack, std::uint64_t /*arguments*/, std::uint64
 
 void define(torch::stable::detail::StableLibrary& library) {
   for (const Operator* op : kOperators) {
-    library.def(public_schema(*op).c_str());
-    if (op->ordered_kernel != nullptr) {
-      library.def(ordered_schema(*op).c_str());
-    }
-    if (writes(*op)) {
-      library.def(plain_schema(*op).c_str());
+    for (const Form form : forms_of(*op)) {
+      library.def(schema_of(*op, form).c_str());
     }
   }
   library.def(kExpertBufferSchema);
@@ -78,12 +69,8 @@ void define(torch::stable::detail::StableLibrary& library) {
 // For every device, so that a tensor that is elsewhere is an error of the contract.
 void implement(torch::stable::detail::StableLibrary& library) {
   for (const Operator* op : kOperators) {
-    library.impl(op->name, op->kernel);
-    if (op->ordered_kernel != nullptr) {
-      library.impl(ordered_name(*op).c_str(), op->ordered_kernel);
-    }
-    if (writes(*op)) {
-      library.impl(plain_name(*op).c_str(), op->kernel);
+    for (const Form form : forms_of(*op)) {
+      library.impl(name_of(*op, form).c_str(), kernel_of(*op, form));
     }
   }
   library.impl(kExpertBuffer, expert_buffer);

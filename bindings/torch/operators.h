@@ -5,6 +5,8 @@
 #include <array>
 #include <cstdint>
 
+#include "schema.h"
+
 namespace waybill::binding {
 
 /// A kernel as torch's stable ABI calls it: arguments are taken from the stack, results put there.
@@ -12,26 +14,25 @@ using Kernel = void (*)(StableIValue* stack,
                         std::uint64_t num_arguments,
                         std::uint64_t num_results);
 
-/// One operator of the contract. Its schema is written here and nowhere else. One that is a call of
-/// a group is registered up to three times:
+/// One operator of the contract. Its parameters are those of its table in contract/signatures.h.
+/// One that is a call of a group is registered up to three times:
 ///
-///   npu_x(...)                          the public one, as the schema says
+///   npu_x(...)                              the public one, as the schema says
 ///   _ordered_npu_x(Tensor(a!) token, ...)   for waybill.npu_x: every argument positional
-///   _plain_npu_x(...)                   the public one when performance_info is absent, where
-///   there
-///                                       is one: compilers cannot take an optional argument that
-///                                       would be written
+///   _plain_npu_x(...)                       the public one when performance_info is absent, where
+///                                           there is one: compilers cannot take an optional
+///                                           argument that would be written
 ///
 /// The token is a tensor of the group that nothing reads. A compiler that sees it change keeps the
 /// number and the order of the calls of a group.
 struct Operator {
-  const char* name;
-  const char* positional;
-  const char* keyword;  ///< after `*`
+  SignatureFacts signature;
   const char* results;
   Kernel kernel;                          ///< of the public operator
   Kernel ordered_kernel = nullptr;        ///< of the one with a token; null for a local operator
   const char* ordered_results = nullptr;  ///< where they differ
+
+  const char* name() const noexcept { return contract::name_of(signature.op); }
 };
 
 // dispatch_operator.cc

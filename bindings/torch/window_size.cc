@@ -42,6 +42,22 @@ std::int64_t combine_bytes(const CallSizes& sizes, std::int64_t rows, std::int64
 
 }  // namespace
 
+CallSizes sizes_of(Settings& settings) {
+  const auto size = [&](const char* name) { return settings.number<std::int64_t>(name); };
+  return {.bs = size("bs"),
+          .hidden = size("hidden"),
+          .topk = size("topk"),
+          .moe_expert_num = size("moe_expert_num"),
+          .ep_world_size = size("ep_world_size"),
+          .row_element_bytes = size("row_element_bytes"),
+          .shared_expert_num = size("shared_expert_num"),
+          .shared_expert_rank_num = size("shared_expert_rank_num"),
+          .quant_mode = size("quant_mode"),
+          .comm_quant_mode = size("comm_quant_mode"),
+          .smooth = size("smooth"),
+          .expert_scales = size("expert_scales")};
+}
+
 std::int64_t window_bytes(const CallSizes& sizes) {
   const bool shared = sizes.shared_expert_rank_num > 0;
   const contract::Topology topology{static_cast<int>(sizes.ep_world_size),

@@ -13,7 +13,7 @@ processes of one host or of several:
 `waybill.reference` is the oracle: every operator in plain PyTorch, without processes.
 """
 
-from . import reference
+from . import ops, reference
 from ._library import version as __version__
 from .errors import (
     ArgumentError,
@@ -36,20 +36,7 @@ from .groups import (
     stats,
     window_bytes,
 )
-from .ops import (
-    _npu_distribute_barrier,
-    npu_moe_distribute_combine,
-    npu_moe_distribute_combine_add_rms_norm,
-    npu_moe_distribute_combine_setup,
-    npu_moe_distribute_combine_teardown,
-    npu_moe_distribute_combine_v2,
-    npu_moe_distribute_dispatch,
-    npu_moe_distribute_dispatch_setup,
-    npu_moe_distribute_dispatch_teardown,
-    npu_moe_distribute_dispatch_v2,
-    npu_moe_eplb_update_expert,
-    npu_moe_update_expert,
-)
+from .ops import *  # noqa: F403
 
 __all__ = [
     "ArgumentError",
@@ -59,22 +46,10 @@ __all__ = [
     "StateError",
     "WaybillError",
     "__version__",
-    "_npu_distribute_barrier",
     "comm_name",
     "connect",
     "expert_buffer",
     "last_error",
-    "npu_moe_distribute_combine",
-    "npu_moe_distribute_combine_add_rms_norm",
-    "npu_moe_distribute_combine_setup",
-    "npu_moe_distribute_combine_teardown",
-    "npu_moe_distribute_combine_v2",
-    "npu_moe_distribute_dispatch",
-    "npu_moe_distribute_dispatch_setup",
-    "npu_moe_distribute_dispatch_teardown",
-    "npu_moe_distribute_dispatch_v2",
-    "npu_moe_eplb_update_expert",
-    "npu_moe_update_expert",
     "placement",
     "reference",
     "release",
@@ -84,3 +59,4 @@ __all__ = [
     "stats",
     "window_bytes",
 ]
+__all__ += ops.__all__

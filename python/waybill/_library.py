@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import json
 import sysconfig
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from ctypes import c_char_p, c_double, c_int, c_int64, c_uint64
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,37 +18,17 @@ import torch
 from . import _interrupts, errors
 
 STRICT_MODES = (None, "a2", "a3")
-"""By the numbers of waybill::Strict."""
 
 FILE_NAME = "libwaybill_torch.so"
 
 PhaseHook = ctypes.CFUNCTYPE(None, c_int)
-"""Called with the number of a phase on the thread of the call; phase_name() has its name."""
-
+"""Called with the number of a phase on the thread of the call; PHASES has its name."""
 
 _Gather = ctypes.CFUNCTYPE(c_int, c_char_p)
 
 
-class CallSizes(ctypes.Structure):
-    """Mirrors bindings/torch/window_size.h."""
-
-    _fields_ = [
-        (name, c_int64)
-        for name in (
-            "bs",
-            "hidden",
-            "topk",
-            "moe_expert_num",
-            "ep_world_size",
-            "row_element_bytes",
-            "shared_expert_num",
-            "shared_expert_rank_num",
-            "quant_mode",
-            "comm_quant_mode",
-            "smooth",
-            "expert_scales",
-        )
-    ]
+_Settings = ctypes.POINTER(c_char_p)
+"""Named arguments: texts like "key=value", ended by a null pointer (bindings/torch/settings.h)."""
 
 
 _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
@@ -56,46 +36,29 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "waybill_machine": (c_char_p, []),
     "waybill_last_error": (c_char_p, []),
     "waybill_new_id": (c_char_p, []),
-    "waybill_phase_name": (c_char_p, [c_int]),
+    "waybill_operators": (c_char_p, []),
+    "waybill_phases": (c_char_p, []),
     "waybill_groups": (c_char_p, []),
     "waybill_process_start": (c_uint64, [c_int]),
+    "waybill_describe_lack": (c_char_p, []),
+    "waybill_cores": (c_char_p, [c_char_p, c_char_p, c_char_p]),
     "waybill_inspect": (c_char_p, []),
-    "waybill_connect": (
-        c_int,
-        [
-            c_char_p,
-            c_char_p,
-            c_int,
-            c_int,
-            ctypes.POINTER(c_int),
-            ctypes.POINTER(c_uint64),
-            c_double,
-            c_int,
-            c_int,
-            PhaseHook,
-            ctypes.POINTER(c_char_p),
-            _Gather,
-        ],
-    ),
+    "waybill_connect": (c_int, [_Settings, PhaseHook, _Gather]),
     "waybill_gathered": (None, [c_char_p]),
     "waybill_this_host": (c_char_p, []),
     "waybill_routes": (c_char_p, [c_char_p]),
-    "waybill_rejoin": (
-        c_int,
-        [c_char_p, c_char_p, c_int, c_int, c_double, c_int, c_int, PhaseHook],
-    ),
+    "waybill_rejoin": (c_int, [_Settings, PhaseHook]),
     "waybill_set_timeout": (c_int, [c_char_p, c_double]),
-    "waybill_connect_local": (
-        c_int,
-        [ctypes.POINTER(c_char_p), c_int, c_double, c_int, c_int, PhaseHook],
-    ),
+    "waybill_connect_local": (c_int, [_Settings, PhaseHook]),
     "waybill_release": (c_int, [c_char_p, c_double]),
+    "waybill_end": (None, [c_char_p, c_double]),
+    "waybill_finish_ended": (None, [c_double]),
     "waybill_reset": (c_char_p, [c_char_p]),
     "waybill_stats": (c_char_p, [c_char_p]),
     "waybill_placement": (c_char_p, [c_char_p]),
     "waybill_refuse": (None, [c_char_p] * 5),
     "waybill_set_interrupt_check": (None, [_interrupts.Check]),
-    "waybill_window_bytes": (c_int64, [ctypes.POINTER(CallSizes)]),
+    "waybill_window_bytes": (c_int64, [_Settings]),
 }
 
 
@@ -128,6 +91,8 @@ def _load() -> ctypes.CDLL:
 
 _c = _load()
 version: str = _c.waybill_version().decode()
+PHASES: tuple[str, ...] = tuple(json.loads(_c.waybill_phases()))
+"""Where in a call a rank is: "publish", "wait-signals", ... (include/waybill/group.h)."""
 
 
 def last_error() -> errors.WaybillError | None:
@@ -153,53 +118,37 @@ def new_id() -> str:
     return str(_c.waybill_new_id().decode())
 
 
-def phase_name(phase: int) -> str:
-    """Where in a call a rank is: "publish", "wait-signals", ... (include/waybill/group.h)."""
-    return str(_c.waybill_phase_name(phase).decode())
+def operators() -> list[dict[str, str]]:
+    """The operators in their order: name, and the argument that names the group, or ""."""
+    return list(json.loads(_c.waybill_operators()))
 
 
 def group_names() -> list[str]:
     return list(json.loads(_c.waybill_groups()))
 
 
-def connect(
-    name: str,
-    unique_id: str,
-    rank: int,
-    world_size: int,
-    timeout: float | None,
-    threads: int | None,
-    strict: str | None = None,
-    on_phase: Any = None,
-    processes: Sequence[tuple[int, int]] | None = None,
-    hosts: Sequence[str] | None = None,
-    all_gather: Callable[[str], list[str]] | None = None,
-) -> None:
-    """`processes`: pid and process_start() of each rank, where they are known.
+def _settings(settings: Mapping[str, Any]) -> Any:
+    """Settings as the library takes them. None is left out, a list is a setting for each entry."""
+    texts = []
+    for key, value in settings.items():
+        for entry in value if isinstance(value, list) else [value]:
+            text = int(entry) if isinstance(entry, bool) else entry
+            texts += [f"{key}={text}".encode()] if text is not None else []
+    return (c_char_p * (len(texts) + 1))(*texts, None)
 
-    `hosts`: this_host() of each rank, where they differ; then `all_gather` brings a text of each
-    rank to all, by rank, and is collective.
+
+def connect(
+    *,
+    on_phase: Any = None,
+    all_gather: Callable[[str], list[str]] | None = None,
+    **settings: Any,
+) -> None:
+    """Makes a group; `settings` are those of waybill_connect (bindings/torch/c_connect.cc).
+
+    Where hosts differ `all_gather` brings a text of each rank to all, by rank, and is collective.
     """
     gather = _Gathering(all_gather)
-    names = (c_char_p * world_size)(*(host.encode() for host in hosts)) if hosts else None
-    pids = starts = None
-    if processes is not None:
-        pids = (c_int * world_size)(*(pid for pid, _ in processes))
-        starts = (c_uint64 * world_size)(*(start for _, start in processes))
-    succeeded = _c.waybill_connect(
-        name.encode(),
-        unique_id.encode(),
-        rank,
-        world_size,
-        pids,
-        starts,
-        timeout or 0.0,
-        threads or 0,
-        STRICT_MODES.index(strict),
-        on_phase or PhaseHook(0),
-        names,
-        gather.callback,
-    )
+    succeeded = _c.waybill_connect(_settings(settings), on_phase or PhaseHook(0), gather.callback)
     if gather.failure is not None:
         raise gather.failure
     _check(succeeded)
@@ -236,34 +185,27 @@ def routes(name: str) -> list[dict[str, str]]:
     return list(_checked_json(_c.waybill_routes(name.encode()))["ranks"])
 
 
-def rejoin(
-    name: str,
-    unique_id: str,
-    rank: int,
-    world_size: int,
-    timeout: float | None,
-    threads: int | None,
-    strict: str | None = None,
-    on_phase: Any = None,
-) -> None:
+def rejoin(*, on_phase: Any = None, **settings: Any) -> None:
     """Comes back under the rank of a process that has ended; blocks until a reset."""
-    _check(
-        _c.waybill_rejoin(
-            name.encode(),
-            unique_id.encode(),
-            rank,
-            world_size,
-            timeout or 0.0,
-            threads or 0,
-            STRICT_MODES.index(strict),
-            on_phase or PhaseHook(0),
-        )
-    )
+    _check(_c.waybill_rejoin(_settings(settings), on_phase or PhaseHook(0)))
 
 
 def process_start(pid: int) -> int:
     """When the process was started, in clock ticks since the machine was; 0: not known."""
     return int(_c.waybill_process_start(pid))
+
+
+def parse_cores(operator: str, argument: str, cores: str) -> list[int]:
+    """The cores of a list like "0-15,32", as its author ordered them. Raises ArgumentError where it
+    is none, or has cores that this process may not use.
+    """
+    texts = (text.encode() for text in (operator, argument, cores))
+    return list(_checked_json(_c.waybill_cores(*texts))["cores"])
+
+
+def describe_lack() -> str:
+    """What is short where a file could not be opened, and what to do about it."""
+    return str(_c.waybill_describe_lack().decode())
 
 
 def inspect() -> list[dict[str, Any]]:
@@ -275,28 +217,25 @@ def set_timeout(name: str, seconds: float) -> None:
     _check(_c.waybill_set_timeout(name.encode(), seconds))
 
 
-def connect_local(
-    names: list[str],
-    timeout: float | None,
-    threads: int | None,
-    strict: str | None = None,
-    on_phase: Any = None,
-) -> None:
-    texts = (c_char_p * len(names))(*(name.encode() for name in names))
-    _check(
-        _c.waybill_connect_local(
-            texts,
-            len(names),
-            timeout or 0.0,
-            threads or 0,
-            STRICT_MODES.index(strict),
-            on_phase or PhaseHook(0),
-        )
-    )
+def connect_local(names: list[str], *, on_phase: Any = None, **settings: Any) -> None:
+    """Ranks as threads of this process: names[r] becomes rank r."""
+    given = _settings({"name": names, **settings})
+    _check(_c.waybill_connect_local(given, on_phase or PhaseHook(0)))
 
 
 def release(name: str, timeout: float | None) -> None:
     _check(_c.waybill_release(name.encode(), -1.0 if timeout is None else timeout))
+
+
+def end(name: str, patience: float) -> None:
+    """Takes the name away and closes its group as soon as that can be, in the background if it
+    takes longer than `patience` seconds. Does nothing where there is none."""
+    _c.waybill_end(name.encode(), patience)
+
+
+def finish_ended(timeout: float) -> None:
+    """Closes what end() left, at most `timeout` seconds later."""
+    _c.waybill_finish_ended(timeout)
 
 
 def reset(name: str) -> list[int]:
@@ -316,11 +255,14 @@ def refuse(name: str, operator: str, argument: str, expected: str, got: str) -> 
     _c.waybill_refuse(*(text.encode() for text in (name, operator, argument, expected, got)))
 
 
-def window_bytes(sizes: CallSizes) -> int:
-    return int(_c.waybill_window_bytes(ctypes.byref(sizes)))
+def window_bytes(**sizes: int) -> int:
+    """Bytes of both halves; `sizes` are those of CallSizes (bindings/torch/window_size.h)."""
+    size = int(_c.waybill_window_bytes(_settings(sizes)))
+    _check(size >= 0)
+    return size
 
 
-def _check(succeeded: int) -> None:
+def _check(succeeded: bool | int) -> None:
     if not succeeded:
         raise_last_error()
 

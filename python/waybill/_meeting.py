@@ -67,12 +67,17 @@ def _lead(
     deadline: float,
 ) -> Entry:
     posted: list[int] | None = None
+    # Who has read what an earlier meeting under this prefix came to brings a new nonce. Until then
+    # its entry says nothing, and what it still has to read must stay.
+    last = _last_end(board)
+    over = set() if last is None else set(last["nonces"])
     nonces: list[str] = []
     decision: Entry = {}
     token = ""
     watch = _Watch()
     while True:
-        entries = [board.read(f"rank-{rank}") for rank in range(world_size)]
+        posts = [board.read(f"rank-{rank}") for rank in range(world_size)]
+        entries = [None if post and post["nonce"] in over else post for post in posts]
         here = [entry for entry in entries if entry is not None]
         if lost := watch.lost(entries):
             token, decision = uuid4().hex, {"lost": lost}
@@ -97,6 +102,14 @@ def _lead(
             posted = missing
             board.post("missing", {"leader": nonce, "ranks": missing})
         _wait(deadline, missing or [0])
+
+
+def _last_end(board: _Board) -> Entry | None:
+    """The offer of the last meeting that came to an end, or None."""
+    offer, final = board.read("offer"), board.read("final")
+    if offer is None or final is None or offer["token"] != final["token"]:
+        return None
+    return offer
 
 
 class _Watch:
@@ -126,11 +139,8 @@ class _Watch:
 
 def find_formed(store: Store, prefix: str) -> Entry | None:
     """The decision of the last meeting under this prefix that came to an end, or None."""
-    board = _Board(store, prefix)
-    offer, final = board.read("offer"), board.read("final")
-    if offer is None or final is None or offer["token"] != final["token"]:
-        return None
-    return dict(offer["decision"])
+    offer = _last_end(_Board(store, prefix))
+    return None if offer is None else dict(offer["decision"])
 
 
 def _accepted(board: _Board, rank: int, token: str, nonces: list[str]) -> bool:

@@ -18,8 +18,8 @@ from rich.table import Table
 
 from . import __version__, _library, _nodes, doctor, group_map, selftest
 from .ascend import launch as ascend
-from .bench import command as bench
-from .plan import command as plan
+from .tools.bench import command as bench
+from .tools.plan import command as plan
 
 DEMO = Path("examples", "tiny_moe", "demo.py")
 SELFTEST_SECONDS = 50.0

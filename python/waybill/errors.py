@@ -9,7 +9,9 @@ from typing import Any
 class WaybillError(RuntimeError):
     """Whatever went wrong in this library; its text names operator, argument, expected and got.
 
-    Raised as such when memory is short and for what should not happen at all.
+    Raised as such when memory is short and for what should not happen at all. As after
+    ArgumentError and MismatchError, the call has then failed on every rank and the group can be
+    used at once, unless the message says that it needs a reset.
     """
 
     operator: str | None
@@ -17,7 +19,8 @@ class WaybillError(RuntimeError):
     argument: str | None
     """The argument that is to blame, where one is."""
     ranks: list[int]
-    """The missing ranks (PeerTimeout, PeerLost), or those that differ (MismatchError)."""
+    """The missing ranks (PeerTimeout, PeerLost), those that differ or refused (MismatchError),
+    those that left the group (StateError), or the one whose memory is short for its rows."""
 
     def __init__(
         self,
@@ -34,11 +37,13 @@ class WaybillError(RuntimeError):
 
 
 class ArgumentError(WaybillError, ValueError):
-    """An argument of this rank is wrong. Nothing was sent; the group can be used at once."""
+    """An argument of this rank is wrong. The group can be used at once, unless the message says
+    that it needs a reset: after a row that combine expected and nobody returned."""
 
 
 class MismatchError(WaybillError):
-    """Ranks disagree, or another rank refused its arguments. The group can be used at once."""
+    """Ranks disagree, or another rank refused the call. The group can be used at once, unless the
+    ranks are out of step: the message says so, and the group needs a reset."""
 
 
 class PeerTimeout(WaybillError, TimeoutError):
@@ -50,7 +55,8 @@ class PeerLost(WaybillError):
 
 
 class StateError(WaybillError):
-    """Calls in a wrong order: a group that needs a reset, an unknown group, a forked child."""
+    """Calls in a wrong order: a group that needs a reset, a rank that has left it, an unknown
+    group, a forked child."""
 
 
 CLASSES: Mapping[str, type[WaybillError]] = {

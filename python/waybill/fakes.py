@@ -1,10 +1,16 @@
-"""Shapes of results without computing them, for compilers and fake tensors (section 2).
+"""Shapes of results without computing them, for compilers and fake tensors.
+
+The shapes are those of docs/contract/operators.md section 2.
+
+A function here has the name of an operator and those of its parameters, by their names, that its
+shapes follow.
 
 Written with symbolic sizes in mind: no comparison on BS, H or K that would fix one of them.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +19,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from . import _library
+from ._forwarding import check_names
 from .operators import Operator
 
 INT8_ROWS = (1, 2)  # quant modes whose rows are int8 by default
@@ -28,34 +35,19 @@ def _positive(number: Any) -> Any:
     return number if number > 0 else 1
 
 
-def dispatch_v2(
+def npu_moe_distribute_dispatch_v2(
     x: Tensor,
     expert_ids: Tensor,
-    group_ep: str,
     ep_world_size: int,
     ep_rank_id: int,
     moe_expert_num: int,
-    scales: Tensor | None = None,
-    x_active_mask: Tensor | None = None,
+    shared_expert_num: int,
+    shared_expert_rank_num: int,
+    quant_mode: int,
+    global_bs: int,
     expert_scales: Tensor | None = None,
     elastic_info: Tensor | None = None,
-    performance_info: Tensor | None = None,
-    group_tp: str = "",
     tp_world_size: int = 0,
-    tp_rank_id: int = 0,
-    expert_shard_type: int = 0,
-    shared_expert_num: int = 1,
-    shared_expert_rank_num: int = 0,
-    quant_mode: int = 0,
-    global_bs: int = 0,
-    expert_token_nums_type: int = 1,
-    comm_alg: str = "",
-    zero_expert_num: int = 0,
-    copy_expert_num: int = 0,
-    const_expert_num: int = 0,
-    y_dtype: int | None = None,
-    x_dtype: int | None = None,
-    scales_dtype: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     num_tokens, hidden = x.shape
     top_k = expert_ids.shape[1]
@@ -109,13 +101,12 @@ def _receives(capacity: Any) -> bool:
     return not _is_zero(capacity)
 
 
-def combine_v2(
-    expand_x: Tensor,
-    expert_ids: Tensor,
-    *others: Any,
-    **options: Any,
-) -> Tensor:
+def npu_moe_distribute_combine_v2(expand_x: Tensor, expert_ids: Tensor) -> Tensor:
     return expand_x.new_empty((expert_ids.shape[0], expand_x.shape[1]))
+
+
+npu_moe_distribute_combine = npu_moe_distribute_combine_v2
+npu_moe_distribute_combine_teardown = npu_moe_distribute_combine_v2
 
 
 def _check_devices(operator: Operator, named: dict[str, Any]) -> None:
@@ -137,32 +128,37 @@ def _check_devices(operator: Operator, named: dict[str, Any]) -> None:
     raise ValueError(str(_library.last_error()))
 
 
-def dispatch(x: Tensor, expert_ids: Tensor, *others: Any, **options: Any) -> tuple[Tensor, ...]:
-    names = ("group_ep", "ep_world_size", "ep_rank_id", "moe_expert_num", *DISPATCH_OPTIONS)
-    named = {**dict(zip(names, others, strict=False)), **options}
-    outputs = dispatch_v2(x, expert_ids, **named)
+def npu_moe_distribute_dispatch(
+    x: Tensor,
+    expert_ids: Tensor,
+    ep_world_size: int,
+    ep_rank_id: int,
+    moe_expert_num: int,
+    shared_expert_num: int,
+    shared_expert_rank_num: int,
+    quant_mode: int,
+    global_bs: int,
+    expert_scales: Tensor | None,
+    tp_world_size: int,
+) -> tuple[Tensor, ...]:
+    outputs = npu_moe_distribute_dispatch_v2(
+        x,
+        expert_ids,
+        ep_world_size=ep_world_size,
+        ep_rank_id=ep_rank_id,
+        moe_expert_num=moe_expert_num,
+        shared_expert_num=shared_expert_num,
+        shared_expert_rank_num=shared_expert_rank_num,
+        quant_mode=quant_mode,
+        global_bs=global_bs,
+        expert_scales=expert_scales,
+        tp_world_size=tp_world_size,
+    )
     return (*outputs[:2], _expand_idx(expert_ids), *outputs[3:])
 
 
-DISPATCH_OPTIONS = (
-    "scales",
-    "x_active_mask",
-    "expert_scales",
-    "group_tp",
-    "tp_world_size",
-    "tp_rank_id",
-    "expert_shard_type",
-    "shared_expert_num",
-    "shared_expert_rank_num",
-    "quant_mode",
-    "global_bs",
-    "expert_token_nums_type",
-)
-"""What follows moe_expert_num in the schema of npu_moe_distribute_dispatch."""
-
-
-def combine_add_rms_norm(
-    expand_x: Tensor, expert_ids: Tensor, *others: Any, **options: Any
+def npu_moe_distribute_combine_add_rms_norm(
+    expand_x: Tensor, expert_ids: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     num_tokens, hidden = expert_ids.shape[0], expand_x.shape[1]
     return (
@@ -193,23 +189,15 @@ def _local_experts(
 RECORD = 16  # int32 of comm_cmd_info per message or row
 
 
-def dispatch_setup(
+def npu_moe_distribute_dispatch_setup(
     x: Tensor,
     expert_ids: Tensor,
-    group_ep: str,
     ep_world_size: int,
     ep_rank_id: int,
     moe_expert_num: int,
-    scales: Tensor | None = None,
-    x_active_mask: Tensor | None = None,
-    expert_shard_type: int = 0,
-    shared_expert_num: int = 1,
-    shared_expert_rank_num: int = 0,
-    quant_mode: int = 0,
-    global_bs: int = 0,
-    comm_type: int = 0,
-    comm_alg: str = "",
-    y_dtype: int | None = None,
+    shared_expert_num: int,
+    shared_expert_rank_num: int,
+    quant_mode: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     num_tokens, hidden = x.shape
     local = _local_experts(ep_world_size, ep_rank_id, moe_expert_num, shared_expert_rank_num)
@@ -223,31 +211,23 @@ def dispatch_setup(
     )
 
 
-def dispatch_teardown(
+def npu_moe_distribute_dispatch_teardown(
     x: Tensor,
-    y: Tensor,
     expert_ids: Tensor,
-    comm_cmd_info: Tensor,
-    group_ep: str,
     ep_world_size: int,
     ep_rank_id: int,
     moe_expert_num: int,
-    expert_shard_type: int = 0,
-    shared_expert_num: int = 1,
-    shared_expert_rank_num: int = 0,
-    quant_mode: int = 0,
-    global_bs: int = 0,
-    expert_token_nums_type: int = 1,
-    comm_type: int = 0,
-    comm_alg: str = "",
+    shared_expert_num: int,
+    shared_expert_rank_num: int,
+    quant_mode: int,
+    global_bs: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    rows, scales, _, nums, counts, *_ = dispatch_v2(
+    rows, scales, _, nums, counts, *_ = npu_moe_distribute_dispatch_v2(
         x,
         expert_ids,
-        group_ep,
-        ep_world_size,
-        ep_rank_id,
-        moe_expert_num,
+        ep_world_size=ep_world_size,
+        ep_rank_id=ep_rank_id,
+        moe_expert_num=moe_expert_num,
         shared_expert_num=shared_expert_num,
         shared_expert_rank_num=shared_expert_rank_num,
         quant_mode=quant_mode,
@@ -257,15 +237,7 @@ def dispatch_teardown(
     return rows, scales, x.new_empty((size,), dtype=torch.int32), nums
 
 
-def combine_setup(
-    expand_x: Tensor,
-    expert_ids: Tensor,
-    assist_info_for_combine: Tensor,
-    group_ep: str,
-    ep_world_size: int,
-    *others: Any,
-    **options: Any,
-) -> tuple[Tensor, Tensor]:
+def npu_moe_distribute_combine_setup(expand_x: Tensor, ep_world_size: int) -> tuple[Tensor, Tensor]:
     rows, hidden = expand_x.shape
     width = _align(_align(hidden, 32) + _align(hidden, 8) // 8 * 4, 512)
     return (
@@ -274,65 +246,51 @@ def combine_setup(
     )
 
 
-def combine_teardown(
-    expand_x: Tensor,
-    quant_expand_x: Tensor,
-    expert_ids: Tensor,
-    *others: Any,
-    **options: Any,
-) -> Tensor:
-    return expand_x.new_empty((expert_ids.shape[0], expand_x.shape[1]))
-
-
-def barrier(x_ref: Tensor, *others: Any, **options: Any) -> Tensor:
+def _npu_distribute_barrier(x_ref: Tensor) -> Tensor:
     return torch.empty_like(x_ref)
 
 
-def update_expert(expert_ids: Tensor, *others: Any, **options: Any) -> tuple[Tensor, Tensor]:
+def npu_moe_update_expert(expert_ids: Tensor) -> tuple[Tensor, Tensor]:
     shape = tuple(expert_ids.shape)
     return expert_ids.new_empty(shape), expert_ids.new_empty(shape, dtype=torch.bool)
 
 
-def eplb_update_expert(expert_ids: Tensor, *others: Any, **options: Any) -> Tensor:
+def npu_moe_eplb_update_expert(expert_ids: Tensor) -> Tensor:
     return expert_ids.new_empty(tuple(expert_ids.shape))
 
 
-SHAPES: dict[str, Callable[..., Any]] = {
-    "npu_moe_distribute_dispatch": dispatch,
-    "npu_moe_distribute_dispatch_v2": dispatch_v2,
-    "npu_moe_distribute_combine": combine_v2,
-    "npu_moe_distribute_combine_v2": combine_v2,
-    "npu_moe_distribute_combine_add_rms_norm": combine_add_rms_norm,
-    "npu_moe_distribute_dispatch_setup": dispatch_setup,
-    "npu_moe_distribute_dispatch_teardown": dispatch_teardown,
-    "npu_moe_distribute_combine_setup": combine_setup,
-    "npu_moe_distribute_combine_teardown": combine_teardown,
-    "_npu_distribute_barrier": barrier,
-    "npu_moe_update_expert": update_expert,
-    "npu_moe_eplb_update_expert": eplb_update_expert,
-}
-"""The fake kernel of each operator, by its name."""
+def by_name(operator: Operator, shapes: Callable[..., Any]) -> Callable[..., Any]:
+    """The fake kernel of an operator: gives `shapes` those arguments that its parameters name.
+
+    Raises:
+        ImportError: one of them is no parameter of the operator.
+    """
+    arguments = operator.arguments
+    names = [argument.name for argument in arguments]
+    check_names(shapes, names, operator)
+    wanted = tuple(inspect.signature(shapes).parameters)
+    # torch leaves out what has its default.
+    defaults = {a.name: a.default_value for a in arguments if a.has_default_value()}
+
+    def fake(*given: Any, **options: Any) -> Any:
+        named = {**defaults, **dict(zip(names, given, strict=False)), **options}
+        _check_devices(operator, named)
+        return shapes(**{name: named[name] for name in wanted})
+
+    return fake
 
 
 def register(operator: Operator) -> None:
-    """Registers the fake kernel of an operator, and of its other forms."""
-    shapes = SHAPES[operator.name]
-
-    names = [argument.name for argument in operator.overload._schema.arguments]
-
-    def plain(*arguments: Any, **options: Any) -> Any:
-        _check_devices(operator, {**dict(zip(names, arguments, strict=False)), **options})
-        return shapes(*arguments, **options)
-
+    """Registers the fake kernel of an operator, the function of its name, for all its forms."""
+    plain = by_name(operator, globals()[operator.name])
     torch.library.register_fake(f"waybill::{operator.name}")(plain)
     if operator.writes:
         torch.library.register_fake(f"waybill::{operator.plain_name}")(plain)
     if operator.group is None:
         return
-    returns = bool(operator.ordered._schema.returns)
 
     def ordered(token: Tensor, *arguments: Any, **options: Any) -> Any:
         outputs = plain(*arguments, **options)
-        return outputs if returns else None
+        return None if operator.gives_input_back else outputs
 
     torch.library.register_fake(f"waybill::{operator.ordered_name}")(ordered)

@@ -7,16 +7,15 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from . import _interrupts, _library, _processes
+from . import _interrupts, _library, _lifetime, _processes
 from ._meeting import Entry, find_formed, meet
 from .errors import ArgumentError, MismatchError, PeerLost, StateError, WaybillError
 
@@ -31,6 +30,7 @@ tokens: dict[str, Tensor] = {}
 class _Options:
     timeout: float | None
     threads: int | None
+    cores: str | None
     strict: str | None
 
     def check(self, operator: str) -> None:
@@ -39,22 +39,32 @@ class _Options:
             raise _bad(operator, "timeout", "None or seconds > 0", repr(timeout))
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise _bad(operator, "threads", "None or a whole number >= 1", repr(threads))
+        if self.cores is not None and not isinstance(self.cores, str):
+            expected = 'None or a list of cores like "0-15,32"'
+            raise _bad(operator, "cores", expected, repr(self.cores))
+        if self.cores is not None:
+            _library.parse_cores(operator, "cores", self.cores)
+        elif "WAYBILL_CORES" in os.environ:
+            # Before the others are met, who would wait.
+            _library.parse_cores(operator, "WAYBILL_CORES", os.environ["WAYBILL_CORES"])
         strict = self.strict or os.environ.get("WAYBILL_STRICT") or None
         if strict not in _library.STRICT_MODES:
             raise _bad(operator, "strict", 'None, "a2" or "a3"', repr(strict))
 
-    def agrees_with(self, other: _Options) -> bool:
-        """Whether every option that is given here is the one given there."""
-        pairs = zip(
-            (self.timeout, self.threads, self.strict),
-            (other.timeout, other.threads, other.strict),
-            strict=True,
-        )
-        return all(mine is None or mine == theirs for mine, theirs in pairs)
+    def difference(self, other: _Options) -> str | None:
+        """The first option that is given here and is another one there."""
+        for option in fields(self):
+            mine, theirs = getattr(self, option.name), getattr(other, option.name)
+            if option.name == "cores" and mine is not None and theirs is not None:
+                mine, theirs = (
+                    _library.parse_cores("comm_name", "cores", cores) for cores in (mine, theirs)
+                )
+            if mine is not None and mine != theirs:
+                return option.name
+        return None
 
 
 _options: dict[str, _Options] = {}
-_names: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # ProcessGroup -> name
 _uses: dict[str, int] = {}  # how often this process made a name from a process group's
 _hooks: dict[str, Any] = {}  # keeps callbacks alive as long as their groups
 
@@ -72,13 +82,15 @@ def comm_name(
     *,
     timeout: float | None = None,
     threads: int | None = None,
+    cores: str | None = None,
     strict: str | None = None,
 ) -> str:
     """Make a process group usable and return the name that operators take as group_ep or group_tp.
 
     The first call for a group is collective among its ranks, which meet through the group's store;
     later calls are local and return the same name. Ranks that can share memory do; those on
-    different hosts talk through UCX (docs/hosts.md).
+    different hosts talk through UCX (docs/hosts.md). The name ends with the process group:
+    destroy_process_group releases it, and so does the end of the last reference.
 
     Args:
         group: of torch.distributed; None is the whole world.
@@ -86,6 +98,8 @@ def comm_name(
             WAYBILL_TIMEOUT or 300. A rank whose process has ended is noticed within 2 seconds.
         threads: cores this rank may use inside one operator. Default WAYBILL_THREADS, or the cores
             that the ranks of this host may run on divided by their number.
+        cores: a list like "0-15,32": the cores on which the threads run that help this rank, each
+            pinned to one. Default WAYBILL_CORES, or those that this process may run on as a whole.
         strict: None, "a2" or "a3": limits of the vendor's products apply on top of the
             contract's (default: WAYBILL_STRICT).
 
@@ -95,10 +109,10 @@ def comm_name(
         PeerTimeout: not all ranks came.
         PeerLost: the process of a rank ended meanwhile.
     """
-    options = _Options(timeout, threads, strict)
+    options = _Options(timeout, threads, cores, strict)
     options.check("comm_name")
     process_group = _process_group(group)
-    name = _names.get(process_group)
+    name = _lifetime.names.get(process_group)
     if name is not None and name in _options:
         _check_same_options(name, options)
         return name
@@ -115,7 +129,7 @@ def comm_name(
     )
     used = name.removeprefix(base).removeprefix("_")
     _uses[base] = int(used or 0) + 1
-    _names[process_group] = name
+    _lifetime.watch(process_group, name, _forget)
     return name
 
 
@@ -127,6 +141,7 @@ def connect(
     *,
     timeout: float | None = None,
     threads: int | None = None,
+    cores: str | None = None,
     strict: str | None = None,
 ) -> str:
     """Connect a group without torch.distributed being initialised; return `name`.
@@ -144,13 +159,13 @@ def connect(
         rank: this process's position in the group, 0 <= rank < world_size.
         world_size: ranks of the group, E.
         name: what operators take as group_ep; 1 to 127 characters, not in use.
-        timeout, threads, strict: as in comm_name.
+        timeout, threads, cores, strict: as in comm_name.
 
     Raises:
         ArgumentError, StateError (the name is in use), WaybillError, PeerTimeout, PeerLost: as
             comm_name.
     """
-    return connect_with_hook(store, rank, world_size, name, timeout, threads, strict)
+    return connect_with_hook(store, rank, world_size, name, timeout, threads, cores, strict)
 
 
 def connect_with_hook(
@@ -160,11 +175,12 @@ def connect_with_hook(
     name: str,
     timeout: float | None = None,
     threads: int | None = None,
+    cores: str | None = None,
     strict: str | None = None,
     on_phase: Callable[[int], None] | None = None,
 ) -> str:
     """connect() with a function that is told each phase of each call, for tests."""
-    options = _Options(timeout, threads, strict)
+    options = _Options(timeout, threads, cores, strict)
     options.check("connect")
     _check_name("connect", name)
     if not 0 <= rank < world_size:
@@ -191,16 +207,17 @@ def connect_local(
     *,
     timeout: float | None = None,
     threads: int | None = None,
+    cores: str | None = None,
     strict: str | None = None,
     on_phase: Callable[[int], None] | None = None,
 ) -> None:
     """Ranks as threads of this process, for tests: each name is one rank of a new group."""
-    options = _Options(timeout, threads, strict)
+    options = _Options(timeout, threads, cores, strict)
     options.check("connect_local")
     for name in names:
         _check_name("connect_local", name)
     hook = _library.PhaseHook(on_phase) if on_phase else None
-    _library.connect_local(list(names), timeout, threads, strict, hook)
+    _library.connect_local(list(names), on_phase=hook, **asdict(options))
     for name in names:
         _remember(name, options, hook)
 
@@ -210,22 +227,25 @@ def release(name: str, *, timeout: float | None = None) -> None:
 
     Local. Waits until living peers have read what they still need, at most `timeout` seconds
     (default: the group's). Buffers that somebody holds stay valid until they are dropped.
+    Groups that comm_name made are released with their process group.
 
     Raises:
         StateError: an unknown group, or one with a call running in another thread.
     """
     _library.release(name, timeout)
+    _lifetime.unwatch(name)
     _forget(name)
+    _interrupts.raise_pending()
 
 
 def set_timeout(name: str, timeout: float) -> None:
     """How many seconds calls that begin from now on wait for a rank that lives. Local."""
-    _Options(timeout, None, None).check("set_timeout")
+    _Options(timeout, None, None, None).check("set_timeout")
     _library.set_timeout(name, timeout)
 
 
 def reset(name: str) -> list[int]:
-    """Agree on who is left after a timeout, a lost rank or an interrupt; return their ranks.
+    """Agree on who is left after an error that asks for a reset; return their ranks.
 
     Collective among the ranks that live. Waits, up to the timeout, for ranks whose process lives.
     Starts a new epoch. All ranks on the list get the same list; later comers get StateError. A
@@ -295,14 +315,12 @@ def window_bytes(
     if shared_expert_rank_num and shared_expert_num < 1:
         raise _bad("window_bytes", "shared_expert_num", "S > 0 since SR > 0", "0")
     return _library.window_bytes(
-        _library.CallSizes(
-            **sizes,
-            row_element_bytes=dtype.itemsize,
-            quant_mode=quant_mode,
-            comm_quant_mode=comm_quant_mode,
-            smooth=smooth,
-            expert_scales=expert_scales,
-        )
+        **sizes,
+        row_element_bytes=dtype.itemsize,
+        quant_mode=quant_mode,
+        comm_quant_mode=comm_quant_mode,
+        smooth=smooth,
+        expert_scales=expert_scales,
     )
 
 
@@ -312,7 +330,8 @@ _TRAFFIC = ("rows_sent", "rows_received", "bytes_sent", "bytes_received")
 def stats(name: str) -> dict[str, Any]:
     """What this rank did since the group was connected. Local, from any thread.
 
-    Keys: calls, completed (number of the last call that ended well), epoch; absent (ranks that the
+    Keys: calls, completed (number of the last call that ended well), epoch; needs_reset (why calls
+    are refused until a reset; empty when they are not); absent (ranks that the
     last reset did not find), rejoining (ranks whose new process waits for the next reset);
     rows_sent,
     rows_received, bytes_sent, bytes_received: lists over peers, dispatch and combine together, and
@@ -367,6 +386,15 @@ def _process_group(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
             argument="group",
         )
     chosen = dist.group.WORLD if group is None else group
+    outside: object = dist.GroupMember.NON_GROUP_MEMBER
+    if chosen is outside:
+        raise _bad(
+            "comm_name",
+            "group",
+            "a process group of which this rank is a member",
+            f"one that rank {dist.get_rank()} is not in (what new_group returns to ranks that "
+            "are not on its list)",
+        )
     if not isinstance(chosen, dist.ProcessGroup):
         raise _bad("comm_name", "group", "a process group of which this rank is", repr(group))
     return chosen
@@ -386,13 +414,11 @@ def _check_name(operator: str, name: str) -> None:
 
 
 def _check_same_options(name: str, options: _Options) -> None:
-    if not options.agrees_with(_options[name]):
-        raise ArgumentError(
-            f"comm_name: expected options that are None or those of the group's first call, "
-            f"{_options[name]}, got {options}",
-            operator="comm_name",
-            argument="timeout",
-        )
+    first = _options[name]
+    option = options.difference(first)
+    if option is not None:
+        expected = f"None or that of the group's first call, {getattr(first, option)!r}"
+        raise _bad("comm_name", option, expected, repr(getattr(options, option)))
 
 
 def _connect(
@@ -438,29 +464,27 @@ def _connect(
         return list(gathered["addresses"])
 
     _library.connect(
-        name,
-        decision["id"],
-        rank,
-        world_size,
-        options.timeout,
-        options.threads,
-        options.strict,
-        hook,
-        _pids(records, hosts),
-        hosts if len(set(hosts)) > 1 else None,
-        all_gather,
+        name=name,
+        id=decision["id"],
+        rank=rank,
+        world_size=world_size,
+        process=_pids(records, hosts),
+        host=hosts if len(set(hosts)) > 1 else None,
+        on_phase=hook,
+        all_gather=all_gather,
+        **asdict(options),
     )
     _remember(name, options, hook)
     return name
 
 
-def _pids(records: list[Any], hosts: list[str]) -> list[tuple[int, int]] | None:
-    """Processes of this host's ranks; None where one of them is of another container."""
+def _pids(records: list[Any], hosts: list[str]) -> list[str] | None:
+    """This host's ranks, "PID START"; None where one of them is of another container."""
     here = _library.this_host()
     mine = [record for record, host in zip(records, hosts, strict=True) if host == here]
     if not all(map(_processes.is_known, mine)):
         return None
-    return [(int(record["pid"]), int(record["start"])) for record in records]
+    return [f"{int(record['pid'])} {int(record['start'])}" for record in records]
 
 
 def _check_nobody_lost(decision: Entry, rank: int) -> None:
@@ -487,14 +511,12 @@ def _came_back(
         return False
     try:
         _library.rejoin(
-            name,
-            unique_id,
-            rank,
-            world_size,
-            options.timeout,
-            options.threads,
-            options.strict,
-            hook,
+            name=name,
+            id=unique_id,
+            rank=rank,
+            world_size=world_size,
+            on_phase=hook,
+            **asdict(options),
         )
     except PeerLost:
         if store is None:
@@ -568,12 +590,13 @@ def _release_all() -> None:
             _library.release(name, max(deadline - time.monotonic(), 0.0))
         except (WaybillError, KeyboardInterrupt):
             continue  # a call still runs in another thread, or somebody is in a hurry
+    _library.finish_ended(max(deadline - time.monotonic(), 0.0))
 
 
 def _after_fork() -> None:
     # The groups are the parent's; operators say so through the library.
     _options.clear()
-    _names.clear()
+    _lifetime.forget_all()
     _uses.clear()
     _interrupts.forget()
 

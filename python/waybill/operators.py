@@ -1,4 +1,4 @@
-"""The table of operators, and what torch has to know about each."""
+"""The operators that the library has, and what torch has to know about each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch._ops import OpOverload
 from torch.fx.node import has_side_effect
 
-from . import _library  # noqa: F401 - registers the operators
+from . import _library, gradients
 
 
 @dataclass(frozen=True)
@@ -17,13 +17,23 @@ class Operator:
     """One operator of the contract, by its name in torch.ops.waybill."""
 
     name: str
-    group: str | None = "group_ep"
+    group: str | None
     """The argument that names the group of the call; None for a local operator."""
+
+    @property
+    def arguments(self) -> list[torch.Argument]:
+        """The parameters, as the library has them."""
+        return list(self.overload._schema.arguments)
+
+    @property
+    def gives_input_back(self) -> bool:
+        """Whether waybill.* returns its first argument itself."""
+        return self.group is not None and not self.ordered._schema.returns
 
     @property
     def writes(self) -> bool:
         """Whether it has an argument that it writes to."""
-        return any(argument.alias_info is not None for argument in self.overload._schema.arguments)
+        return any(argument.alias_info is not None for argument in self.arguments)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -54,44 +64,31 @@ class Operator:
         return getattr(torch.ops.waybill, self.ordered_name).default
 
 
-DISPATCH = Operator("npu_moe_distribute_dispatch")
-DISPATCH_V2 = Operator("npu_moe_distribute_dispatch_v2")
-COMBINE = Operator("npu_moe_distribute_combine")
-COMBINE_V2 = Operator("npu_moe_distribute_combine_v2")
-COMBINE_ADD_RMS_NORM = Operator("npu_moe_distribute_combine_add_rms_norm")
-DISPATCH_SETUP = Operator("npu_moe_distribute_dispatch_setup")
-DISPATCH_TEARDOWN = Operator("npu_moe_distribute_dispatch_teardown")
-COMBINE_SETUP = Operator("npu_moe_distribute_combine_setup")
-COMBINE_TEARDOWN = Operator("npu_moe_distribute_combine_teardown")
-BARRIER = Operator("_npu_distribute_barrier", group="group")
-UPDATE_EXPERT = Operator("npu_moe_update_expert", group=None)
-EPLB_UPDATE_EXPERT = Operator("npu_moe_eplb_update_expert", group=None)
-
-OPERATORS = (
-    DISPATCH,
-    DISPATCH_V2,
-    COMBINE,
-    COMBINE_V2,
-    COMBINE_ADD_RMS_NORM,
-    DISPATCH_SETUP,
-    DISPATCH_TEARDOWN,
-    COMBINE_SETUP,
-    COMBINE_TEARDOWN,
-    BARRIER,
-    UPDATE_EXPERT,
-    EPLB_UPDATE_EXPERT,
+OPERATORS = tuple(
+    Operator(record["name"], record["group"] or None) for record in _library.operators()
 )
+_BY_NAME = {operator.name: operator for operator in OPERATORS}
 
-# Gradients are not computed: without this, outputs would claim to need one.
+
+def named(name: str) -> Operator:
+    """The operator of a name; ImportError where the library has none."""
+    if name not in _BY_NAME:
+        raise ImportError(f"waybill: expected an operator of the library, got {name}")
+    return _BY_NAME[name]
+
+
+# torch's own kernels for this key compute no gradient either: see gradients.py.
 _autograd = torch.library.Library("waybill", "IMPL", "Autograd")
 
 
 def register(operator: Operator) -> None:
     """Tells torch that the operator has no gradient, and must not be removed when unused."""
     for name in operator.names:
+        overload = getattr(torch.ops.waybill, name).default
         _autograd.impl(name, torch.library.fallthrough_kernel)
-        if operator.group is not None:
-            has_side_effect(getattr(torch.ops.waybill, name).default)
+        if operator.group is not None:  # the others have integers alone
+            gradients.watch(overload, operator.name, passes_on=operator.gives_input_back)
+            has_side_effect(overload)
     if operator.writes:
         _compile_as_plain(operator)
 

@@ -233,7 +233,10 @@ def differences(case: Case, results: list[Results]) -> list[str]:
 
 
 def specified_end(name: str, case: Case, rows: int, whole: int) -> int:
-    """Where the specified part of an output of dispatch ends (ops.md section 2)."""
+    """Where the specified part of an output of dispatch ends.
+
+    See docs/contract/operators.md section 2.
+    """
     if name == "expand_x":
         return rows
     if name == "dynamic_scales":

@@ -8,32 +8,20 @@ for _operator in operators.OPERATORS:
     operators.register(_operator)
     fakes.register(_operator)
 
-from .barrier import _npu_distribute_barrier  # noqa: E402
-from .combine import (  # noqa: E402
-    npu_moe_distribute_combine,
-    npu_moe_distribute_combine_add_rms_norm,
-    npu_moe_distribute_combine_v2,
-)
-from .dispatch import npu_moe_distribute_dispatch, npu_moe_distribute_dispatch_v2  # noqa: E402
-from .experts import npu_moe_eplb_update_expert, npu_moe_update_expert  # noqa: E402
-from .setup import (  # noqa: E402
-    npu_moe_distribute_combine_setup,
-    npu_moe_distribute_combine_teardown,
-    npu_moe_distribute_dispatch_setup,
-    npu_moe_distribute_dispatch_teardown,
-)
+from . import barrier, combine, dispatch, experts, setup  # noqa: E402
+from .barrier import *  # noqa: E402, F403
+from .combine import *  # noqa: E402, F403
+from .dispatch import *  # noqa: E402, F403
+from .experts import *  # noqa: E402, F403
+from .setup import *  # noqa: E402, F403
 
-__all__ = [
-    "_npu_distribute_barrier",
-    "npu_moe_distribute_combine",
-    "npu_moe_distribute_combine_add_rms_norm",
-    "npu_moe_distribute_combine_setup",
-    "npu_moe_distribute_combine_teardown",
-    "npu_moe_distribute_combine_v2",
-    "npu_moe_distribute_dispatch",
-    "npu_moe_distribute_dispatch_setup",
-    "npu_moe_distribute_dispatch_teardown",
-    "npu_moe_distribute_dispatch_v2",
-    "npu_moe_eplb_update_expert",
-    "npu_moe_update_expert",
-]
+__all__: list[str] = []
+__all__ += barrier.__all__
+__all__ += combine.__all__
+__all__ += dispatch.__all__
+__all__ += experts.__all__
+__all__ += setup.__all__
+
+for _operator in operators.OPERATORS:
+    if _operator.name not in __all__:
+        raise ImportError(f"waybill: expected a function for {_operator.name}, got none in ops")

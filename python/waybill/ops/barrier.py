@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .._calls import call
-from ..operators import BARRIER
+from .._calls import operator
 
-_BARRIER = BARRIER.ordered
+__all__ = ["_npu_distribute_barrier"]
 
 
+@operator
 def _npu_distribute_barrier(
     x_ref: Tensor,
     group: str,
@@ -35,13 +35,3 @@ def _npu_distribute_barrier(
     Raises:
         As npu_moe_distribute_dispatch_v2.
     """
-    call(
-        _BARRIER,
-        group,
-        x_ref,
-        group,
-        world_size,
-        time_out,
-        elastic_info,
-    )
-    return x_ref

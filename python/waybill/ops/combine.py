@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .._calls import call
-from ..operators import COMBINE, COMBINE_ADD_RMS_NORM, COMBINE_V2
+from .._calls import operator
 
-_COMBINE = COMBINE.ordered
-_COMBINE_ADD_RMS_NORM = COMBINE_ADD_RMS_NORM.ordered
-_COMBINE_V2 = COMBINE_V2.ordered
+__all__ = [
+    "npu_moe_distribute_combine",
+    "npu_moe_distribute_combine_add_rms_norm",
+    "npu_moe_distribute_combine_v2",
+]
 
 
+@operator
 def npu_moe_distribute_combine_v2(
     expand_x: Tensor,
     expert_ids: Tensor,
@@ -57,7 +59,8 @@ def npu_moe_distribute_combine_v2(
     Collective among the ranks of group_ep; blocks until all have called it, at most the group's
     timeout. Rows of expand_x in the group's memory (an output of dispatch, expert_buffer) are read
     by the other ranks where they are; the call returns when they have. Inputs may have any strides
-    and are not changed. The output never requires grad. Letters as in
+    and are not changed. The output requires grad when an input
+    does and grad mode is on, and backward through it is an error. Letters as in
     npu_moe_distribute_dispatch_v2.
 
     Args:
@@ -79,8 +82,9 @@ def npu_moe_distribute_combine_v2(
         shared_expert_x: (BS, H) or (a, b, H) with a*b = BS, expand_x's dtype; only when SR is 0.
         elastic_info, performance_info: as in dispatch.
         ori_x: (BS, H), the tokens; needed when C or N is not 0.
-        const_expert_alpha_1, const_expert_alpha_2: (N,) or (N, H), const_expert_v: (N, H); needed
-            when N is not 0. All of expand_x's dtype.
+        const_expert_alpha_1, const_expert_alpha_2: (N,) or (N, H), both alike, expand_x's dtype;
+            needed when N is not 0.
+        const_expert_v: (N, H), expand_x's dtype; needed when N is not 0.
         group_tp, tp_world_size, tp_rank_id, expert_shard_type, shared_expert_num,
             shared_expert_rank_num, global_bs, comm_alg, zero_expert_num, copy_expert_num,
             const_expert_num: as in dispatch.
@@ -91,46 +95,12 @@ def npu_moe_distribute_combine_v2(
 
     Raises:
         As npu_moe_distribute_dispatch_v2. A choice that no row comes back for, or two, is an
-        ArgumentError that names token and slot.
+        ArgumentError that names token and slot, and the group needs a reset. Rows of different
+        dispatches are a MismatchError.
     """
-    result: Tensor = call(
-        _COMBINE_V2,
-        group_ep,
-        expand_x,
-        expert_ids,
-        assist_info_for_combine,
-        ep_send_counts,
-        expert_scales,
-        group_ep,
-        ep_world_size,
-        ep_rank_id,
-        moe_expert_num,
-        tp_send_counts,
-        x_active_mask,
-        expand_scales,
-        shared_expert_x,
-        elastic_info,
-        ori_x,
-        const_expert_alpha_1,
-        const_expert_alpha_2,
-        const_expert_v,
-        performance_info,
-        group_tp,
-        tp_world_size,
-        tp_rank_id,
-        expert_shard_type,
-        shared_expert_num,
-        shared_expert_rank_num,
-        global_bs,
-        comm_quant_mode,
-        comm_alg,
-        zero_expert_num,
-        copy_expert_num,
-        const_expert_num,
-    )
-    return result
 
 
+@operator
 def npu_moe_distribute_combine(
     expand_x: Tensor,
     expert_ids: Tensor,
@@ -182,39 +152,9 @@ def npu_moe_distribute_combine(
     Returns:
         (BS, H), expand_x's dtype.
     """
-    result: Tensor = call(
-        _COMBINE,
-        group_ep,
-        expand_x,
-        expert_ids,
-        expand_idx,
-        ep_send_counts,
-        expert_scales,
-        group_ep,
-        ep_world_size,
-        ep_rank_id,
-        moe_expert_num,
-        tp_send_counts,
-        x_active_mask,
-        activation_scale,
-        weight_scale,
-        group_list,
-        expand_scales,
-        shared_expert_x,
-        group_tp,
-        tp_world_size,
-        tp_rank_id,
-        expert_shard_type,
-        shared_expert_num,
-        shared_expert_rank_num,
-        global_bs,
-        out_dtype,
-        comm_quant_mode,
-        group_list_type,
-    )
-    return result
 
 
+@operator
 def npu_moe_distribute_combine_add_rms_norm(
     expand_x: Tensor,
     expert_ids: Tensor,
@@ -284,46 +224,3 @@ def npu_moe_distribute_combine_add_rms_norm(
         rstd: (BS, 1, 1) float32.
         x: (BS, 1, H), expand_x's dtype.
     """
-    result: tuple[Tensor, Tensor, Tensor] = call(
-        _COMBINE_ADD_RMS_NORM,
-        group_ep,
-        expand_x,
-        expert_ids,
-        expand_idx,
-        ep_send_counts,
-        expert_scales,
-        residual_x,
-        gamma,
-        group_ep,
-        ep_world_size,
-        ep_rank_id,
-        moe_expert_num,
-        tp_send_counts,
-        x_active_mask,
-        activation_scale,
-        weight_scale,
-        group_list,
-        expand_scales,
-        shared_expert_x,
-        elastic_info,
-        ori_x,
-        const_expert_alpha_1,
-        const_expert_alpha_2,
-        const_expert_v,
-        group_tp,
-        tp_world_size,
-        tp_rank_id,
-        expert_shard_type,
-        shared_expert_num,
-        shared_expert_rank_num,
-        global_bs,
-        out_dtype,
-        comm_quant_mode,
-        group_list_type,
-        comm_alg,
-        norm_eps,
-        zero_expert_num,
-        copy_expert_num,
-        const_expert_num,
-    )
-    return result

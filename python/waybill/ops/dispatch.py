@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .._calls import call
-from ..operators import DISPATCH, DISPATCH_V2
+from .._calls import operator
 
-_DISPATCH = DISPATCH.ordered
-_DISPATCH_V2 = DISPATCH_V2.ordered
+__all__ = ["npu_moe_distribute_dispatch", "npu_moe_distribute_dispatch_v2"]
 
 
+@operator
 def npu_moe_distribute_dispatch_v2(
     x: Tensor,
     expert_ids: Tensor,
@@ -44,7 +43,8 @@ def npu_moe_distribute_dispatch_v2(
     """Send every active token to the ranks that own its experts.
 
     Collective among the ranks of group_ep; blocks until all have called it, at most the group's
-    timeout. Inputs may have any strides and are not changed. Outputs never require grad.
+    timeout. Inputs may have any strides and are not changed. Floating-point outputs
+    require grad when an input does and grad mode is on, and backward through them is an error.
 
     Letters: E = ep_world_size, r = ep_rank_id, BS rows of x on this rank, H hidden size, K choices
     of a token, M = moe_expert_num, S = shared_expert_num (0 when SR is 0), SR =
@@ -55,7 +55,8 @@ def npu_moe_distribute_dispatch_v2(
     Args:
         x: (BS, H) bfloat16, float16 or float32; BS may be 0.
         expert_ids: (BS, K) int32. Where the mask does not exclude it: [0, M) for a MoE expert, then
-            Z zero, C copy and N constant experts, for which nothing is sent.
+            Z zero, C copy and N constant experts, for which nothing is sent, or -1: not routed, as
+            if the mask were false there.
         group_ep: name of the group, from comm_name or connect.
         ep_world_size: E, the size of the group.
         ep_rank_id: r, this rank's position in the group.
@@ -83,7 +84,8 @@ def npu_moe_distribute_dispatch_v2(
         expert_token_nums_type: 1: expert_token_nums are counts; 0: inclusive prefix sums.
         comm_alg: "", "fullmesh", "fullmesh_v1", "fullmesh_v2" or "hierarchy": a hint that never
             changes results.
-        zero_expert_num, copy_expert_num, const_expert_num: Z, C, N; combine computes them.
+        zero_expert_num, copy_expert_num, const_expert_num: Z, C and N, the numbers of zero, copy
+            and constant experts, which combine computes.
         y_dtype, x_dtype, scales_dtype: None.
 
     Returns:
@@ -101,46 +103,17 @@ def npu_moe_distribute_dispatch_v2(
 
     Raises:
         ArgumentError: an argument of this rank is wrong; nothing was sent.
-        MismatchError: ranks disagree, or another rank's arguments are wrong.
+        MismatchError: ranks disagree, or another rank refused the call. Where it says "out of step"
+            the group needs a reset.
         PeerTimeout, PeerLost: a rank did not come; the group needs a reset.
-        StateError: an unknown group, one that needs a reset, a second call at a time, a forked
-            child.
-        WaybillError: memory is short.
+        StateError: an unknown group, one that needs a reset, a rank that has left it, a second call
+            at a time, a forked child.
+        WaybillError: memory is short on this rank; or, on every rank, for the rows of the one in
+            .ranks. The message says when the group needs a reset.
     """
-    result: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor] = call(
-        _DISPATCH_V2,
-        group_ep,
-        x,
-        expert_ids,
-        group_ep,
-        ep_world_size,
-        ep_rank_id,
-        moe_expert_num,
-        scales,
-        x_active_mask,
-        expert_scales,
-        elastic_info,
-        performance_info,
-        group_tp,
-        tp_world_size,
-        tp_rank_id,
-        expert_shard_type,
-        shared_expert_num,
-        shared_expert_rank_num,
-        quant_mode,
-        global_bs,
-        expert_token_nums_type,
-        comm_alg,
-        zero_expert_num,
-        copy_expert_num,
-        const_expert_num,
-        y_dtype,
-        x_dtype,
-        scales_dtype,
-    )
-    return result
 
 
+@operator
 def npu_moe_distribute_dispatch(
     x: Tensor,
     expert_ids: Tensor,
@@ -169,7 +142,8 @@ def npu_moe_distribute_dispatch(
 
     Args:
         x: (BS, H) bfloat16, float16 or float32; BS may be 0.
-        expert_ids: (BS, K) int32, each in [0, M) where the mask does not exclude it.
+        expert_ids: (BS, K) int32, each in [0, M) where the mask does not exclude it, or -1: not
+            routed, as if the mask were false there.
         group_ep, ep_world_size, ep_rank_id, moe_expert_num, scales, x_active_mask, expert_scales,
             group_tp, tp_world_size, tp_rank_id, expert_shard_type, shared_expert_num,
             shared_expert_rank_num, quant_mode, global_bs, expert_token_nums_type: as in
@@ -181,26 +155,3 @@ def npu_moe_distribute_dispatch(
         of the triples: how many earlier choices of this rank that take part named the same expert;
         unspecified for one that takes no part.
     """
-    result: tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor] = call(
-        _DISPATCH,
-        group_ep,
-        x,
-        expert_ids,
-        group_ep,
-        ep_world_size,
-        ep_rank_id,
-        moe_expert_num,
-        scales,
-        x_active_mask,
-        expert_scales,
-        group_tp,
-        tp_world_size,
-        tp_rank_id,
-        expert_shard_type,
-        shared_expert_num,
-        shared_expert_rank_num,
-        quant_mode,
-        global_bs,
-        expert_token_nums_type,
-    )
-    return result

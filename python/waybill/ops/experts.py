@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .._calls import call_local
-from ..operators import EPLB_UPDATE_EXPERT, UPDATE_EXPERT
+from .._calls import operator
 
-_EPLB_UPDATE_EXPERT = EPLB_UPDATE_EXPERT.overload
-_UPDATE_EXPERT = UPDATE_EXPERT.overload
+__all__ = ["npu_moe_eplb_update_expert", "npu_moe_update_expert"]
 
 
+@operator
 def npu_moe_update_expert(
     expert_ids: Tensor,
     eplb_table: Tensor,
@@ -29,7 +28,8 @@ def npu_moe_update_expert(
     1 number t mod c.
 
     Args:
-        expert_ids: (BS, K) int32 or int64, rows of eplb_table.
+        expert_ids: (BS, K) int32 or int64, rows of eplb_table, or -1: not routed. Not read where
+            active_mask is false.
         eplb_table: (logical experts, F) int32; row e = [c, id_1, ..., id_c, padding].
         expert_scales: (BS, K) float16, bfloat16 or float32; with pruning_threshold or not at all.
         pruning_threshold: (K,) or (1, K) float32.
@@ -38,28 +38,19 @@ def npu_moe_update_expert(
         balance_mode: 0 by rank, 1 by token.
 
     Returns:
-        balanced_expert_ids: (BS, K), expert_ids' dtype; every choice, masked or not.
+        balanced_expert_ids: (BS, K), expert_ids' dtype; -1 and the ids of tokens that are not
+            active are as they were.
         balanced_active_mask: (BS, K) bool: the token is active and expert_scales[t,k] >=
             pruning_threshold[k] * (sum of the token's scales, float32, in the order of k). Equality
-            keeps, NaN prunes; without scales every choice of an active token is kept.
+            keeps, NaN prunes; without scales every choice of an active token is kept. A choice
+            whose id is -1 is not kept, and its scale counts as 0.
 
     Raises:
         ArgumentError: an argument is wrong; errors of the table name the row.
     """
-    result: tuple[Tensor, Tensor] = call_local(
-        _UPDATE_EXPERT,
-        expert_ids,
-        eplb_table,
-        expert_scales=expert_scales,
-        pruning_threshold=pruning_threshold,
-        active_mask=active_mask,
-        local_rank_id=local_rank_id,
-        world_size=world_size,
-        balance_mode=balance_mode,
-    )
-    return result
 
 
+@operator
 def npu_moe_eplb_update_expert(
     expert_ids: Tensor,
     eplb_table: Tensor,
@@ -84,12 +75,3 @@ def npu_moe_eplb_update_expert(
     Raises:
         ArgumentError: an argument is wrong; errors of the table name the row.
     """
-    result: Tensor = call_local(
-        _EPLB_UPDATE_EXPERT,
-        expert_ids,
-        eplb_table,
-        local_rank_id,
-        world_size,
-        balance_mode=balance_mode,
-    )
-    return result

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .._calls import call
-from ..operators import COMBINE_SETUP, COMBINE_TEARDOWN, DISPATCH_SETUP, DISPATCH_TEARDOWN
+from .._calls import operator
 
-_COMBINE_SETUP = COMBINE_SETUP.ordered
-_COMBINE_TEARDOWN = COMBINE_TEARDOWN.ordered
-_DISPATCH_SETUP = DISPATCH_SETUP.ordered
-_DISPATCH_TEARDOWN = DISPATCH_TEARDOWN.ordered
+__all__ = [
+    "npu_moe_distribute_combine_setup",
+    "npu_moe_distribute_combine_teardown",
+    "npu_moe_distribute_dispatch_setup",
+    "npu_moe_distribute_dispatch_teardown",
+]
 
 
+@operator
 def npu_moe_distribute_dispatch_setup(
     x: Tensor,
     expert_ids: Tensor,
@@ -43,7 +45,8 @@ def npu_moe_distribute_dispatch_setup(
 
     Args:
         x: (BS, H) bfloat16, float16 or float32.
-        expert_ids: (BS, K) int32, each in [0, M) where the mask does not exclude it.
+        expert_ids: (BS, K) int32, each in [0, M) where the mask does not exclude it, or -1: not
+            routed.
         scales: (S0+M, H) float32, only with quant_mode 2; row S0+e for expert e. Without shared
             ranks and S0 = 1 also (M, H).
         x_active_mask: (BS,) bool.
@@ -62,29 +65,9 @@ def npu_moe_distribute_dispatch_setup(
     Raises:
         As npu_moe_distribute_dispatch_v2; what other ranks did wrong is raised by the teardown.
     """
-    result: tuple[Tensor, Tensor, Tensor] = call(
-        _DISPATCH_SETUP,
-        group_ep,
-        x,
-        expert_ids,
-        group_ep,
-        ep_world_size,
-        ep_rank_id,
-        moe_expert_num,
-        scales,
-        x_active_mask,
-        expert_shard_type,
-        shared_expert_num,
-        shared_expert_rank_num,
-        quant_mode,
-        global_bs,
-        comm_type,
-        comm_alg,
-        y_dtype,
-    )
-    return result
 
 
+@operator
 def npu_moe_distribute_dispatch_teardown(
     x: Tensor,
     y: Tensor,
@@ -126,29 +109,9 @@ def npu_moe_distribute_dispatch_teardown(
     Raises:
         As npu_moe_distribute_dispatch_v2; StateError without an open setup.
     """
-    result: tuple[Tensor, Tensor, Tensor, Tensor] = call(
-        _DISPATCH_TEARDOWN,
-        group_ep,
-        x,
-        y,
-        expert_ids,
-        comm_cmd_info,
-        group_ep,
-        ep_world_size,
-        ep_rank_id,
-        moe_expert_num,
-        expert_shard_type,
-        shared_expert_num,
-        shared_expert_rank_num,
-        quant_mode,
-        global_bs,
-        expert_token_nums_type,
-        comm_type,
-        comm_alg,
-    )
-    return result
 
 
+@operator
 def npu_moe_distribute_combine_setup(
     expand_x: Tensor,
     expert_ids: Tensor,
@@ -188,27 +151,9 @@ def npu_moe_distribute_combine_setup(
     Raises:
         As npu_moe_distribute_combine_v2; what other ranks did wrong is raised by the teardown.
     """
-    result: tuple[Tensor, Tensor] = call(
-        _COMBINE_SETUP,
-        group_ep,
-        expand_x,
-        expert_ids,
-        assist_info_for_combine,
-        group_ep,
-        ep_world_size,
-        ep_rank_id,
-        moe_expert_num,
-        expert_shard_type,
-        shared_expert_num,
-        shared_expert_rank_num,
-        global_bs,
-        comm_quant_mode,
-        comm_type,
-        comm_alg,
-    )
-    return result
 
 
+@operator
 def npu_moe_distribute_combine_teardown(
     expand_x: Tensor,
     quant_expand_x: Tensor,
@@ -255,27 +200,3 @@ def npu_moe_distribute_combine_teardown(
     Raises:
         As npu_moe_distribute_combine_v2; StateError without an open setup.
     """
-    result: Tensor = call(
-        _COMBINE_TEARDOWN,
-        group_ep,
-        expand_x,
-        quant_expand_x,
-        expert_ids,
-        expand_idx,
-        expert_scales,
-        comm_cmd_info,
-        group_ep,
-        ep_world_size,
-        ep_rank_id,
-        moe_expert_num,
-        x_active_mask,
-        shared_expert_x,
-        expert_shard_type,
-        shared_expert_num,
-        shared_expert_rank_num,
-        global_bs,
-        comm_quant_mode,
-        comm_type,
-        comm_alg,
-    )
-    return result

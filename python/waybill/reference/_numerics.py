@@ -1,4 +1,4 @@
-"""The arithmetic of section 7, in float32 with separate multiply and add.
+"""The arithmetic of docs/contract/operators.md section 7: float32, multiply and add apart.
 
 Every back end reproduces these functions bit for bit, so each of them is written as a sequence of
 single IEEE operations. Four habits of PyTorch are avoided on purpose: `scalar / tensor` (it

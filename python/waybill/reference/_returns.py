@@ -1,4 +1,7 @@
-"""How rows come back: which a rank returns, and to which token and slot (sections 5, 6)."""
+"""How rows come back: which a rank returns, and to which token and slot.
+
+Sections are those of docs/contract/operators.md; this is sections 5 and 6.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Who sends what to whom, and where it lands: integers only (sections 0, 2, 3, 4, 5 and 8).
+"""Who sends what to whom, and where it lands: integers only.
+
+Sections are those of docs/contract/operators.md; this is sections 0, 2, 3, 4, 5 and 8.
 
 `Call` holds what all ranks of one call agree on. Sources and destinations are EP ranks in the
 numbering in force, which elastic scaling may have changed; `Call.members` leads from there to the
@@ -195,20 +197,21 @@ def apply_elastic_info(
     return now, members
 
 
+NOT_ROUTED = -1  # the id of a choice that takes no part, as if a mask were false there
+
+
 class TakesPart(NamedTuple):
-    """What a mask leaves (section 3)."""
+    """What a mask and the ids leave (section 3)."""
 
     pairs: Tensor  # bool (BS, K)
     tokens: Tensor  # bool (BS,), the active tokens
 
 
 def takes_part(expert_ids: Tensor, mask: Tensor | None) -> TakesPart:
-    bs, top_k = expert_ids.shape
-    if mask is None:
-        mask = torch.ones(bs, dtype=torch.bool)
-    if mask.dim() == 1:
-        return TakesPart(mask[:, None].expand(bs, top_k), mask)
-    return TakesPart(mask, mask.any(dim=1))
+    pairs = expert_ids != NOT_ROUTED
+    if mask is not None:
+        pairs = pairs & (mask[:, None] if mask.dim() == 1 else mask)
+    return TakesPart(pairs, pairs.any(dim=1))
 
 
 def check_ids(call: Call, source: int, expert_ids: Tensor, part: TakesPart) -> None:
@@ -219,7 +222,8 @@ def check_ids(call: Call, source: int, expert_ids: Tensor, part: TakesPart) -> N
     for token, k in (part.pairs & ~moe & ~special).nonzero().tolist():
         raise ValueError(
             f"expert_ids of rank {source}, token {token}, k {k}: {int(ids[token, k])} is neither "
-            f"in [0, {call.now.num_experts}) nor in [{call.special_begin}, {call.special_end})"
+            f"in [0, {call.now.num_experts}) nor in [{call.special_begin}, {call.special_end}); "
+            "-1 or false in x_active_mask leaves a choice out"
         )
 
 

@@ -1,4 +1,7 @@
-"""npu_moe_distribute_combine_add_rms_norm: combine, add a residual, normalise (7.4)."""
+"""npu_moe_distribute_combine_add_rms_norm: combine, add a residual, normalise.
+
+See docs/contract/operators.md section 7.4.
+"""
 
 from __future__ import annotations
 

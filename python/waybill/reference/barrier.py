@@ -1,4 +1,7 @@
-"""_npu_distribute_barrier (10a): without processes there is nobody to wait for."""
+"""_npu_distribute_barrier: without processes there is nobody to wait for.
+
+See docs/contract/operators.md section 10a.
+"""
 
 from __future__ import annotations
 

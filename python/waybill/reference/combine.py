@@ -1,4 +1,7 @@
-"""npu_moe_distribute_combine and _v2: rows back to their tokens, weighted (sections 5 to 7.3)."""
+"""npu_moe_distribute_combine and _v2: rows back to their tokens, weighted.
+
+Sections are those of docs/contract/operators.md; this is sections 5 to 7.3.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""npu_moe_distribute_dispatch and _v2: every row to its expert (sections 3 to 7.1)."""
+"""npu_moe_distribute_dispatch and _v2: every row to its expert.
+
+Sections are those of docs/contract/operators.md; this is sections 3 to 7.1.
+"""
 
 from __future__ import annotations
 
@@ -264,8 +267,8 @@ def deliver(
         arriving = arriving[torch.argsort(everything.cell[arriving], stable=True)]
         if len(arriving) > call.capacity(rank):
             raise ValueError(
-                f"rank {call.members[rank]} would receive {len(arriving)} rows, "
-                f"it has room for A = {call.capacity(rank)}"
+                f"rank {call.members[rank]} would receive {len(arriving)} rows, it has room for "
+                f"A = {call.capacity(rank)}: expert_ids of a token name an expert more than once"
             )
         triples = torch.stack([source, everything.token, everything.slot], dim=1)[arriving]
         prefix = counts_to_prefix(

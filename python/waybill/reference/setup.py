@@ -1,4 +1,4 @@
-"""The set-up/teardown family (section 9).
+"""The set-up/teardown family (docs/contract/operators.md section 9).
 
 The oracle keeps no state between the two halves. Its `dispatch_setup` puts the rows themselves
 into `y` and their destinations into `comm_cmd_info`, where its `dispatch_teardown` finds them;

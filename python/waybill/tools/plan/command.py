@@ -13,8 +13,8 @@ from typing import Any
 
 from rich.console import Console
 
-from ..bench.settings import DTYPES, numbers, words
-from ..bench.tables import Grid
+from ..workload.grid import Grid
+from ..workload.settings import DTYPES, numbers, words
 from . import tables
 from .check import compare
 from .model import FORMAT, Plan, plan

@@ -18,12 +18,12 @@ from ..plan import Layer, Machine
 from ..plan.links import Links, combine_links, dispatch_links
 from ..plan.model import FORMAT
 from ..plan.traffic import count
+from ..workload.grid import Grid, shown_number, shown_ratio
+from ..workload.routing import expert_ids
+from ..workload.settings import PHASES, Case
 from .limits import Limit
 from .measure import Measured
 from .mpirun import Launcher, Transport, transports
-from .routing import expert_ids
-from .settings import PHASES, Case
-from .tables import Grid, shown_number, shown_ratio
 
 OWN = "operators"
 PACKET_BYTES = 65535

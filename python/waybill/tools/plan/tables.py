@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..bench.routing import shown
-from ..bench.tables import Grid
+from ..workload.grid import Grid
+from ..workload.routing import shown
 from .check import Comparison
 from .model import Memory, OperatorPlan, Plan
 from .settings import Layer

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from rich.table import Table
-
-from .settings import Case, base_case
+from ..workload.grid import Grid, shown_number, shown_ratio
+from ..workload.settings import Case, base_case
 
 OWN = ("waybill", "operators")
 """Names of the library's own method: of the C++ program and of this one."""
@@ -17,28 +15,6 @@ CASE_KEYS = tuple(Case.__dataclass_fields__)
 ALWAYS = ("ranks", "bs")
 TIMES_OF_CALL = ("us", "in_call_us", "overhead_us", "least_overhead_us")
 SHORT = {"bs": "BS", "hidden": "H", "topk": "K", "experts_per_rank": "experts a rank"}
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table before it is drawn."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-
-    def rich(self) -> Table:
-        table = Table(title=self.title)
-        for number, name in enumerate(self.header):
-            table.add_column(name, justify="left" if number == 0 else "right")
-        for row in self.rows:
-            table.add_row(*row)
-        return table
-
-    def markdown(self) -> str:
-        lines = [self.header, ["---"] + ["---:"] * (len(self.header) - 1), *self.rows]
-        drawn = [" | ".join(line).replace("\n", ", ") for line in lines]
-        return "".join(f"| {line} |\n" for line in drawn)
 
 
 def own_method(records: Iterable[dict[str, Any]]) -> str | None:
@@ -54,14 +30,6 @@ def in_order(records: Sequence[dict[str, Any]]) -> list[str]:
 
 def case_of(record: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(record.get(key) for key in CASE_KEYS)
-
-
-def shown_number(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
-
-
-def shown_ratio(value: float) -> str:
-    return f"{value:.2f}" if value < 10 else shown_number(value)
 
 
 def shown_spread(ratio: dict[str, float]) -> str:
@@ -222,7 +190,7 @@ def markdown(title: str, document: dict[str, Any]) -> str:
             f"{rounds} rounds after {settings.get('warm_up')} to warm up, ranks as "
             f"{settings.get('launch')}{', pinned' if settings.get('pinned') else ''}; {common}.\n"
         )
-        for grid in (times(records), ratios(records), details(records)):
+        for grid in (times(records), ratios(records)):
             if grid is not None:
                 parts += [f"### {grid.title}\n", grid.markdown()]
     if document.get("overhead"):

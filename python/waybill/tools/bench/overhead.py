@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from .. import groups, operators, ops
+from ... import groups, operators, ops
 from .ranks import RankContext, run_ranks
 
 CALLS = 20  # of a batch
@@ -90,25 +90,20 @@ def _calls(own: RankContext, name: str, bs: int) -> dict[tuple[str, str], Callab
     out = ops.npu_moe_distribute_dispatch_v2(x, ids, *common)
     rows, assist, counts = out[0], out[2], out[4]
     token = groups.tokens[name]
-    dispatch_options = _defaults(operators.DISPATCH_V2, 6)
-    combine_options = _defaults(operators.COMBINE_V2, 9)
     sums = (rows, ids, assist, counts, weights, *common)
     x_ref = torch.zeros(1)
     barrier = (x_ref, name, own.ranks)
-    given: dict[operators.Operator, tuple[Callable[..., Any], tuple[Any, ...]]] = {
-        operators.DISPATCH_V2: (ops.npu_moe_distribute_dispatch_v2, (x, ids, *common)),
-        operators.COMBINE_V2: (ops.npu_moe_distribute_combine_v2, sums),
-        operators.BARRIER: (ops._npu_distribute_barrier, barrier),
-    }
-    options = {
-        operators.DISPATCH_V2: dispatch_options,
-        operators.COMBINE_V2: combine_options,
-        operators.BARRIER: [None, None],
-    }
+    given: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
+        (ops.npu_moe_distribute_dispatch_v2, (x, ids, *common)),
+        (ops.npu_moe_distribute_combine_v2, sums),
+        (ops._npu_distribute_barrier, barrier),
+    ]
     calls: dict[tuple[str, str], Callable[[], Any]] = {}
-    for operator, (function, arguments) in given.items():
+    for function, arguments in given:
+        operator = operators.named(function.__name__)
         packet = getattr(torch.ops.waybill, operator.name)
-        ordered = (token, *arguments, *options[operator])
+        options = [argument.default_value for argument in operator.arguments[len(arguments) :]]
+        ordered = (token, *arguments, *options)
         short = operator.name.replace("npu_moe_distribute_", "")
         calls[short, "waybill.*"] = partial(function, *arguments)
         calls[short, "torch.ops.waybill.*"] = partial(packet, *arguments)
@@ -118,9 +113,3 @@ def _calls(own: RankContext, name: str, bs: int) -> dict[tuple[str, str], Callab
         torch.ops.waybill._expert_buffer.default, name, 1, 8, torch.bfloat16
     )
     return calls
-
-
-def _defaults(operator: operators.Operator, positional: int) -> list[Any]:
-    """Default values of the arguments behind the positional ones."""
-    arguments = operator.overload._schema.arguments[positional:]
-    return [argument.default_value for argument in arguments]

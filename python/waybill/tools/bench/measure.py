@@ -15,14 +15,14 @@ from typing import Any
 import numpy
 import torch.distributed as dist
 
-from .. import _library, groups
+from ... import _library, groups
 from ..namespaces import Network
+from ..workload.routing import shown
+from ..workload.settings import PHASES, Case
 from .layer import Layer
 from .methods import make_methods
 from .overlap import Overlap, measure_overlap
 from .ranks import TIMEOUT, Board, RankContext, run_ranks
-from .routing import shown
-from .settings import PHASES, Case
 
 WARM_UP = 5
 LEAST_WARM_UP = 2

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from .settings import base_case
+from ..workload.settings import base_case
 from .tables import CASE_KEYS, OWN, in_order, own_method
 
 Record = dict[str, Any]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy
 from numpy.typing import NDArray
 
-from ..bench import routing
-from ..bench.settings import Case
+from ..workload import routing
+from ..workload.settings import Case
 from .settings import Layer
 
 Array = NDArray[numpy.float64]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy
 
-from ..bench.routing import shown
+from ..workload.routing import shown
 from . import layout
 from .links import Links, combine_links, dispatch_links, returned
 from .settings import Layer, Machine

@@ -6,9 +6,9 @@ import numpy
 import torch
 from torch import Tensor
 
-from ..reference._numerics import quantize_rows
-from .routing import SEED, expert_ids
-from .settings import Case
+from ...reference._numerics import quantize_rows
+from ..workload.routing import SEED, expert_ids
+from ..workload.settings import Case
 
 CHUNK = 1024  # rows that are compared at a time
 

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .settings import Sizes
+from ..workload.settings import Sizes
 
 
 class GlooExchange:

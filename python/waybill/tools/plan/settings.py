@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from ..bench.settings import DTYPES
+from ..workload.settings import DTYPES
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer, the same on every rank; letters as in docs/contract.md."""
+    """One layer, the same on every rank; letters as in docs/contract/operators.md."""
 
     hosts: int = 2
     ranks_per_host: int = 8

@@ -14,12 +14,12 @@ from typing import Any
 from rich.console import Console
 
 from ..namespaces import Network, NetworkError
+from ..workload.settings import DTYPES, Case, numbers, sweep, words
 from . import hosts, machine, overhead, tables
 from .limits import Limit, measure_limits
 from .measure import WARM_UP, Effort, Measured, measure
 from .methods import NAMES
 from .ranks import RankFailed, is_pinned
-from .settings import DTYPES, Case, numbers, sweep, words
 
 OVERHEAD_RANKS = (1, 2)
 SWEPT: dict[

@@ -7,11 +7,11 @@ import os
 import torch
 from torch import Tensor
 
-from .. import groups, ops
+from ... import groups, ops
+from ..workload.settings import PHASES
 from .gloo import GlooExchange
 from .layer import Layer, check_sums
 from .ranks import RankContext
-from .settings import PHASES
 
 
 class Method:

@@ -19,7 +19,7 @@ import numpy
 import torch
 import torch.distributed as dist
 
-from .. import groups
+from ... import groups
 from ..namespaces import Host, Network
 
 STRIDE = 16  # int64s between two ranks' counters: each has cache lines of its own

@@ -12,10 +12,10 @@ from typing import Any
 import numpy
 import torch
 
-from .. import ops
+from ... import ops
+from ..workload.settings import PHASES
 from .layer import Layer, check_sums
 from .ranks import RankContext
-from .settings import PHASES
 
 WARM_UP = 5
 LEAST_ROUNDS = 5

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .. import __version__, _library
+from ... import __version__, _library
 
 
 def describe() -> dict[str, Any]:

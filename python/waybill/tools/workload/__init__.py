@@ -1,0 +1,1 @@
+"""What is measured or planned: sizes, routing, and tables of results."""

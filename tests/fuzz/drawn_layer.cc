@@ -57,13 +57,13 @@ void DrawnLayer::draw_elastic(Draw& draw) {
 template <typename Args>
 void DrawnLayer::set_common(Args& args, Draw& draw) const {
   args.expert_ids = ids_view(draw);
-  args.ep_world_size = num_ranks;
-  args.ep_rank_id = rank;
-  args.moe_expert_num = num_experts;
-  args.shared_expert_num = num_shared;
-  args.shared_expert_rank_num = num_shared_ranks;
-  args.global_bs = global_bs;
-  args.comm_alg = draw.comm_alg();
+  args.layer.ep_world_size = num_ranks;
+  args.layer.ep_rank_id = rank;
+  args.layer.moe_expert_num = num_experts;
+  args.layer.shared_expert_num = num_shared;
+  args.layer.shared_expert_rank_num = num_shared_ranks;
+  args.layer.global_bs = global_bs;
+  args.layer.comm_alg = draw.comm_alg();
 }
 
 TensorView DrawnLayer::ids_view(Draw& draw) const {

@@ -12,8 +12,8 @@
 
 namespace waybill::fuzz {
 
-/// A small layer as one rank sees it, in the letters of docs/contract.md. Legal, so that calls get
-/// as far as the rows of peers; single tensors may seldom be of another shape.
+/// A small layer as one rank sees it, in the letters of docs/contract/operators.md. Legal, so that
+/// calls get as far as the rows of peers; single tensors may seldom be of another shape.
 struct DrawnLayer {
   /// With `tp` one expert a rank and no elastic_info.
   DrawnLayer(Draw& draw, bool tp);

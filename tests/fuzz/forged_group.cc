@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "contract/agreement.h"
+#include "engine/group_access.h"
 #include "numerics/kernels.h"
 #include "window/memory_budget.h"
 
@@ -89,9 +90,8 @@ ForgedGroup::ForgedGroup(Kind kind, int rank, int world_size, Draw& draw)
     peers_.push_back(r == rank ? nullptr : std::make_shared<ForgedPeer>(64 * lines));
   }
   const auto& window = real(kind).window;
-  auto* page = new (window->control) ControlPage();
-  page->signalled.store(window::stamp(1, 0));
-  page->done.store(window::stamp(1, 0));
+  new (window->control_region.data()) ControlPage();
+  window->board.begin({}, false);
   engine::SessionOptions options;
   options.timeout = std::chrono::milliseconds(1);
   const auto level = static_cast<SimdLevel>(draw.in(0, 2));
@@ -100,7 +100,7 @@ ForgedGroup::ForgedGroup(Kind kind, int rank, int world_size, Draw& draw)
   options.on_phase = [this](Phase phase) { on_phase(phase); };
   options.strict = draw.strict();
   // A group takes no transport from outside: its session is replaced where it lies.
-  engine::Session& session = group_.session();
+  engine::Session& session = engine::session_of(group_);
   session.~Session();
   new (&session)
       engine::Session(std::make_unique<ForgedTransport>(*window, peers_), window, rank, options);
@@ -119,7 +119,7 @@ void ForgedGroup::on_phase(Phase phase) {
 }
 
 void ForgedGroup::post_words() {
-  const window::Stamp now = window::stamp(1, group_.session().number);
+  const window::Stamp now = window::stamp(1, engine::session_of(group_).standing().number());
   for (const auto& peer : peers_) {
     if (peer != nullptr) {
       peer->control->signalled.store(now);
@@ -129,9 +129,9 @@ void ForgedGroup::post_words() {
 }
 
 void ForgedGroup::publish() {
-  const std::size_t half = group_.session().number % 2;
-  const CallHeader& own = group_.session().page().headers[half];
-  const std::byte* own_half = group_.session().window().halves[half].data();
+  const std::size_t half = engine::session_of(group_).standing().number() % 2;
+  const CallHeader& own = engine::session_of(group_).page().headers[half];
+  const std::byte* own_half = engine::session_of(group_).window().halves[half].data();
   const bool returning = !places_.empty() && is_combine(own) && draw_.flag();
   const int returner = static_cast<int>(draw_.index(peers_.size()));
   for (int member = 0; member < static_cast<int>(peers_.size()); ++member) {

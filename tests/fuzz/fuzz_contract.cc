@@ -1,6 +1,6 @@
 // Arbitrary arguments. Each call of the contract ends with an error about an argument, or with
-// numbers that keep their invariants: the shapes of ops.md section 2, and layouts whose sections
-// lie one behind the other.
+// numbers that keep their invariants: the shapes of docs/contract/operators.md section 2, and
+// layouts whose sections lie one behind the other.
 
 #include <algorithm>
 #include <cstdint>
@@ -61,16 +61,16 @@ Sizes draw_sizes(Draw& draw) {
 
 template <typename Args>
 void set_common(Args& args, Draw& draw, const Sizes& sizes) {
-  args.ep_world_size = draw.wild_int(sizes.group.world_size);
-  args.ep_rank_id = draw.wild_int(sizes.group.rank);
-  args.moe_expert_num = draw.wild(sizes.num_experts);
-  args.shared_expert_num = draw.wild(sizes.num_shared);
-  args.shared_expert_rank_num = draw.wild(sizes.num_shared_ranks);
-  args.global_bs = draw.wild(sizes.global_bs);
+  args.layer.ep_world_size = draw.wild_int(sizes.group.world_size);
+  args.layer.ep_rank_id = draw.wild_int(sizes.group.rank);
+  args.layer.moe_expert_num = draw.wild(sizes.num_experts);
+  args.layer.shared_expert_num = draw.wild(sizes.num_shared);
+  args.layer.shared_expert_rank_num = draw.wild(sizes.num_shared_ranks);
+  args.layer.global_bs = draw.wild(sizes.global_bs);
   args.tp_world_size = draw.seldom() ? static_cast<int>(draw.in(-1, 3)) : 0;
   args.tp_rank_id = draw.wild_int(sizes.group.tp_rank);
-  args.expert_shard_type = draw.wild_int(0);
-  args.comm_alg = draw.comm_alg();
+  args.layer.expert_shard_type = draw.wild_int(0);
+  args.layer.comm_alg = draw.comm_alg();
   args.zero_expert_num = draw.wild(0);
   args.copy_expert_num = draw.wild(0);
   args.const_expert_num = draw.wild(sizes.num_constant);
@@ -94,7 +94,7 @@ void set_common(Args& args, Draw& draw, const Sizes& sizes) {
   }
 }
 
-/// A, as ops.md section 2 has it.
+/// A, as docs/contract/operators.md section 2 has it.
 __int128 capacity(const Layer& layer, std::int64_t k) {
   const contract::Topology& given = layer.given;
   const std::int64_t moe_ranks = given.num_ranks - given.num_shared_ranks;
@@ -340,18 +340,21 @@ void agreement(Draw& draw) {
     }
   }
   const auto form = static_cast<std::size_t>(Agreed::kForm);
+  const auto mark = static_cast<std::size_t>(Agreed::kDispatchCall);
   bool differ = false;
   for (const Agreement& a : by_rank) {
     for (const Agreement& b : by_rank) {
       for (std::size_t i = 0; i < a.values.size(); ++i) {
-        const bool either = i == form && (a.values[i] == contract::kFormUnknown ||
-                                          b.values[i] == contract::kFormUnknown);
+        const std::int64_t unknown = i == form ? contract::kFormUnknown : contract::kUnmarked;
+        const bool either =
+            (i == form || i == mark) && (a.values[i] == unknown || b.values[i] == unknown);
         differ = differ || (a.values[i] != b.values[i] && !either);
       }
     }
   }
   const contract::Checker check(Operator::kDispatchV2, {.world_size = 16});
-  const Status status = contract::compare(check, by_rank, members);
+  const std::vector<std::uint32_t> completed(by_rank.size(), 0);
+  const Status status = contract::compare(check, by_rank, members, completed).status;
   expect(status.ok() != differ, "an error where ranks differ");
   if (differ) {
     expect_error(status, StatusCode::kMismatch);

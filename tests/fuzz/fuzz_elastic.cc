@@ -1,5 +1,5 @@
-// Tables of elastic_info against a model: what ops.md section 8 allows is accepted, and gives the
-// placement that it says; all else is an error.
+// Tables of elastic_info against a model: what docs/contract/operators.md section 8 allows is
+// accepted, and gives the placement that it says; all else is an error.
 
 #include <cstdint>
 #include <string_view>
@@ -15,7 +15,7 @@ namespace {
 
 using contract::Checker;
 using contract::Layer;
-using contract::LayerArgs;
+using contract::LayerInputs;
 using contract::Operator;
 
 struct Given {
@@ -143,21 +143,19 @@ void run(Draw& draw) {
   };
   const std::optional<TensorView> view = draw.tensor(DType::kInt32, {length}, value);
   const std::optional<TensorView> none;
-  const LayerArgs args{.ep_world_size = given.num_ranks,
-                       .ep_rank_id = given.rank,
-                       .moe_expert_num = given.num_experts(),
-                       .tp_world_size = 0,
-                       .tp_rank_id = 0,
-                       .expert_shard_type = 0,
-                       .shared_expert_num = given.num_shared,
-                       .shared_expert_rank_num = given.num_shared_ranks,
-                       .global_bs = 0,
-                       .comm_alg = "",
-                       .zero_expert_num = 0,
-                       .copy_expert_num = 0,
-                       .const_expert_num = 0,
-                       .elastic_info = view,
-                       .performance_info = none};
+  const LayerArgs common{.ep_world_size = given.num_ranks,
+                         .ep_rank_id = given.rank,
+                         .moe_expert_num = given.num_experts(),
+                         .shared_expert_num = given.num_shared,
+                         .shared_expert_rank_num = given.num_shared_ranks};
+  const LayerInputs args{.layer = common,
+                         .tp_world_size = 0,
+                         .tp_rank_id = 0,
+                         .zero_expert_num = 0,
+                         .copy_expert_num = 0,
+                         .const_expert_num = 0,
+                         .elastic_info = view,
+                         .performance_info = none};
   const Checker check(Operator::kDispatchV2, {.rank = given.rank, .world_size = given.num_ranks});
   const Result<Layer> layer = contract::check_layer(check, args);
   const bool fits = length == static_cast<std::int64_t>(info.size());

@@ -1,5 +1,5 @@
-// update_expert and eplb_update_expert against a model written from ops.md section 10: the same
-// instances and the same mask, and an error where the model sees one.
+// update_expert and eplb_update_expert against a model written from docs/contract/operators.md
+// section 10: the same instances and the same mask, and an error where the model sees one.
 
 #include <bit>
 #include <cmath>
@@ -98,6 +98,10 @@ bool table_is_legal(const UpdateExpertArgs& args) {
   return true;
 }
 
+bool is_active(const UpdateExpertArgs& args, std::int64_t token) {
+  return !args.active_mask || read<std::uint8_t>(*args.active_mask, 0, token) != 0;
+}
+
 bool is_legal(const UpdateExpertArgs& args, bool eplb) {
   const TensorView& ids = args.expert_ids;
   const TensorView& table = args.eplb_table;
@@ -118,7 +122,8 @@ bool is_legal(const UpdateExpertArgs& args, bool eplb) {
   for (std::int64_t t = 0; t < ids.shape[0]; ++t) {
     for (std::int64_t k = 0; k < ids.shape[1]; ++k) {
       const std::int64_t id = integer(ids, t, k);
-      if (id < 0 || id >= table.shape[0]) {
+      const bool read = is_active(args, t) && id != -1;
+      if (read && (id < 0 || id >= table.shape[0])) {
         return false;
       }
     }
@@ -127,6 +132,9 @@ bool is_legal(const UpdateExpertArgs& args, bool eplb) {
 }
 
 std::int64_t instance(const UpdateExpertArgs& args, std::int64_t token, std::int64_t id) {
+  if (id == -1 || !is_active(args, token)) {
+    return id;
+  }
   const std::int64_t count = integer(args.eplb_table, id, 0);
   if (count == 1) {
     return integer(args.eplb_table, id, 1);
@@ -139,7 +147,8 @@ std::int64_t instance(const UpdateExpertArgs& args, std::int64_t token, std::int
 }
 
 bool is_kept(const UpdateExpertArgs& args, std::int64_t token, std::int64_t k) {
-  if (args.active_mask && read<std::uint8_t>(*args.active_mask, 0, token) == 0) {
+  const auto routed = [&](std::int64_t i) { return integer(args.expert_ids, token, i) != -1; };
+  if (!is_active(args, token) || !routed(k)) {
     return false;
   }
   if (!args.expert_scales) {
@@ -147,7 +156,7 @@ bool is_kept(const UpdateExpertArgs& args, std::int64_t token, std::int64_t k) {
   }
   volatile float sum = 0.0F;
   for (std::int64_t i = 0; i < args.expert_ids.shape[1]; ++i) {
-    sum = sum + real(*args.expert_scales, token, i);
+    sum = sum + (routed(i) ? real(*args.expert_scales, token, i) : 0.0F);
   }
   const volatile float least = read<float>(*args.pruning_threshold, 0, k) * sum;
   return real(*args.expert_scales, token, k) >= least;

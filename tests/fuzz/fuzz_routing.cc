@@ -1,5 +1,6 @@
-// The routing of a small group against a model that sorts tuples, written from ops.md sections 3 to
-// 5; and plans made from what cannot be: refused, or within their bounds.
+// The routing of a small group against a model that sorts tuples, written from
+// docs/contract/operators.md sections 3 to 5; and plans made from what cannot be: refused, or
+// within their bounds.
 
 #include <algorithm>
 #include <cstdint>
@@ -98,6 +99,9 @@ Source draw_source(Draw& draw, const Topology& topology, std::int64_t k) {
           return on ? 1 : 0;
         });
   }
+  for (std::size_t i = 0; i < source.id_of.size(); ++i) {
+    source.takes_part[i] = source.takes_part[i] && source.id_of[i] != -1;
+  }
   return source;
 }
 
@@ -106,7 +110,7 @@ bool check_send(const Topology& topology, Source& source) {
   const Checker check(Operator::kDispatchV2,
                       {.rank = topology.rank, .world_size = topology.num_ranks});
   const Grid<std::int32_t> ids(source.ids);
-  const ActivePairs pairs(source.mask, source.k);
+  const ActivePairs pairs(source.mask, ids, source.k);
   const Status status =
       routing::count(check, topology, ids, pairs, source.bs, source.k, source.counts);
   std::vector<std::pair<std::int32_t, std::int32_t>> want;  // (expert, t*K+k)

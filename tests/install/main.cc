@@ -19,13 +19,11 @@ bool run_rank(waybill::Group& group) {
   const std::vector<float> x = {1.0F + static_cast<float>(group.rank()), 2.0F};
   const std::vector<std::int32_t> ids = {1 - group.rank()};
   const std::vector<float> weights = {0.5F};
-  auto sent =
-      waybill::dispatch(group,
-                        {.x = TensorView::contiguous(x.data(), DType::kFloat32, {1, 2}),
-                         .expert_ids = TensorView::contiguous(ids.data(), DType::kInt32, {1, 1}),
-                         .ep_world_size = kRanks,
-                         .ep_rank_id = group.rank(),
-                         .moe_expert_num = kRanks});
+  auto sent = waybill::dispatch(
+      group,
+      {.x = TensorView::contiguous(x.data(), DType::kFloat32, {1, 2}),
+       .expert_ids = TensorView::contiguous(ids.data(), DType::kInt32, {1, 1}),
+       .layer = {.ep_world_size = kRanks, .ep_rank_id = group.rank(), .moe_expert_num = kRanks}});
   if (!sent.ok()) {
     std::fprintf(stderr, "%s\n", sent.status().message().c_str());
     return false;
@@ -37,9 +35,7 @@ bool run_rank(waybill::Group& group) {
        .assist_info_for_combine = sent->assist_info_for_combine.view(),
        .ep_send_counts = sent->ep_recv_counts.view(),
        .expert_scales = TensorView::contiguous(weights.data(), DType::kFloat32, {1, 1}),
-       .ep_world_size = kRanks,
-       .ep_rank_id = group.rank(),
-       .moe_expert_num = kRanks});
+       .layer = {.ep_world_size = kRanks, .ep_rank_id = group.rank(), .moe_expert_num = kRanks}});
   if (!back.ok()) {
     std::fprintf(stderr, "%s\n", back.status().message().c_str());
     return false;

@@ -13,7 +13,12 @@
  * succeed; IN_PLACE: calls may publish rows in the pool; SPLIT: between signal and teardown a rank
  * may reset or release its group, and its setup may fail; ELASTIC: calls may leave the last rank out,
  * more than 1: these do, a bit a call; REFUSALS: ranks may
- * refuse calls; TWO_GROUPS: another group of the call may fail.
+ * refuse calls; TWO_GROUPS: another group of the call may fail; LONE: a rank may fail alone after its
+ * signal, and its program may leave a combine out.
+ *
+ * With LONE each call is made at a place of its rank's program: dispatches at odd places, combines at
+ * even ones. After a call that failed the program goes on: after a dispatch it leaves the combine
+ * out. After a reset all begin at a common place.
  * Defects: see tools/check_model.py.
  *
  * Several hosts: a word that a rank of another host mirrors is the same word here, since a message a
@@ -51,9 +56,12 @@
 #ifndef TWO_GROUPS
 #define TWO_GROUPS 0
 #endif
+#ifndef LONE
+#define LONE 0
+#endif
 
 /* Nothing happens that a call would have to give up for. */
-#define CALM (!TIMEOUTS && !DEATHS && !SPLIT && !ELASTIC && !TWO_GROUPS)
+#define CALM (!TIMEOUTS && !DEATHS && !SPLIT && !ELASTIC && !TWO_GROUPS && !LONE)
 
 #define ALL ((1 << N) - 1)
 #define IN(set, r) ((set) >> (r) & 1)
@@ -63,12 +71,20 @@
 #define GARBAGE 255
 #define AT(r, h) (2 * (r) + (h))
 
-/* What a header says beside its stamp: flags, and the members of the call. */
+/* What a header says beside its stamp: flags, the members of the call, and its operator. */
 #define REFUSED 1
 #define FAILED_ELSEWHERE 2
 #define IN_POOL 4
-#define HEADER(flags, members) ((flags) + 8 * (members))
-#define MEMBERS_OF(says) ((says) / 8)
+#define OPERATOR (64 * (place % 2))
+#define HISTORY (2 * history + place % 2)
+#define HEADER(flags, members) ((flags) + 8 * (members) + OPERATOR)
+#define MEMBERS_OF(says) ((says) / 8 % 8)
+#define OPERATOR_OF(says) ((says) / 64 * 64)
+
+/* Where all programs go on after a call at this place that failed on all ranks; where one may go on
+   after a failure of its own: there, or with the same dispatch once more. */
+#define AFTER_ERROR(place) ((place) + 1 + (place) % 2)
+#define SAME_LAYER(place) ((place) - 1 + (place) % 2)
 
 /* code: has_reached */
 #ifdef WAIT_FOR_EQUAL
@@ -91,7 +107,7 @@
 #define SENDERS members
 #endif
 
-mtype = { kArrived, kTimeout, kLost, kMovedOn, kReset, kInterrupted };
+mtype = { kArrived, kTimeout, kLost, kMovedOn, kReset, kLeft, kInterrupted };
 
 /* The control pages. Epochs begin at 0 here, so that attempt a of a reset starts epoch a. */
 byte signalled[N], done[N], left[N], joined[N];
@@ -99,6 +115,8 @@ byte header_stamp[2 * N], header_says[2 * N];
 
 byte half[2 * N] = GARBAGE;
 byte pool[N] = GARBAGE;
+byte made_at[2 * N];       /* the place of the call whose header is in a half */
+byte came_by[2 * N];       /* the operators of the calls before it */
 
 /* What the agreement of reset.pml gives: for each epoch its ranks and the common call number. */
 byte waiting, number_of[N];
@@ -143,14 +161,20 @@ inline agree() {
 proctype rank(byte me) provided (!ended[me]) {
   byte epoch, number, stamp, members, h, p, pooled;
   byte users[2] = ALL, everyone = ALL;
+  byte place = LONE;         /* of the next call */
   mtype end;
-  bool bad, mismatch, elsewhere, in_place, open;
+  byte history;              /* the operators of the calls so far */
+  bool bad, mismatch, elsewhere, in_place, open, apart, misplaced;
 
 next_call: /* phase: kIdle */
   atomic {
     if
     :: number == CALLS -> goto release
     :: number < CALLS
+    fi;
+    if
+    :: LONE && place % 2 == 0 -> place++  /* the program caught an error between the two */
+    :: true
     fi;
     /* code: Call::begin, Call::choose_members; phase: kCheck */
     number++; stamp = STAMP(epoch, number); h = number % 2;
@@ -161,7 +185,7 @@ next_call: /* phase: kIdle */
     fi
   };
 
-  /* code: Call::open_half, Call::wait_half, Call::refuse, Call::give_up; phase: kWaitHalf */
+  /* code: Call::open_half, Call::wait_half, Call::refuse; phase: kWaitHalf */
 #ifdef REFUSAL_DOES_NOT_WAIT
   if
   :: REFUSALS -> goto refusal
@@ -178,10 +202,13 @@ next_call: /* phase: kIdle */
   if
   :: REFUSALS -> goto refusal
   :: true
-  :: TWO_GROUPS && epoch < RESETS ->
-     /* code: Call::give_up, Call::publish_refusal */
+  :: TWO_GROUPS && (LONE || epoch < RESETS) ->
+     /* code: Call::refuse; code: Session::leave, Board::leave -> left */
      signal(FAILED_ELSEWHERE);
      end_call();
+#ifndef GIVES_UP_IN_SILENCE
+     left[me] = STAMP(epoch, number + 1);
+#endif
      goto needs_reset
   fi;
 
@@ -204,15 +231,11 @@ next_call: /* phase: kIdle */
   fi;
 #endif
   if
-  :: SPLIT && epoch < RESETS -> /* code: Call::suspend, Call::close, Session::reset */
+  :: SPLIT && epoch < RESETS -> /* code: Call::suspend, Call::drop, Session::reset */
      end_call(); open = true; goto reset
   :: SPLIT -> end_call(); open = true; goto release
-     /* What combine_setup returns cannot be made. code: combine_setup, Call::poison -> left */
-  :: SPLIT && in_place && epoch < RESETS ->
-     left[me] = stamp; end_call(); pool[me] = GARBAGE; goto needs_reset
-  :: SPLIT && !in_place -> end_call(); goto next_call
   :: true /* code: Call::resume */
-  :: TWO_GROUPS && epoch < RESETS -> /* code: Call::poison -> left */
+  :: TWO_GROUPS && epoch < RESETS -> /* code: Call::fail; code: Session::leave, Board::leave -> left */
      left[me] = stamp; end_call(); pool[me] = GARBAGE; goto needs_reset
   fi;
 
@@ -227,9 +250,9 @@ next_call: /* phase: kIdle */
   fi;
   copy_headers();
   if
-  :: elsewhere -> goto fail
-  :: !elsewhere && mismatch
-  :: !elsewhere && !mismatch -> pull()
+  :: elsewhere || apart -> goto fail
+  :: !elsewhere && !apart && mismatch
+  :: !elsewhere && !apart && !mismatch -> pull()
   fi;
 #ifdef DONE_AFTER_READERS
   if
@@ -237,15 +260,50 @@ next_call: /* phase: kIdle */
   :: !in_place
   fi;
 #endif
-  /* code: Call::finish, Call::abandon */
+  /* code: Call::finish, Call::fail */
   look_again();
+  if
+  :: LONE && !mismatch ->
+     /* This rank alone fails; others may end the call well. code: Call::fail_alone */
+#ifdef ALONE_GOES_ON
+     end_call();
+     atomic {
+       bad = false; misplaced = false; pooled = 0; history = HISTORY; in_place = false;
+       if
+       :: place = AFTER_ERROR(place)
+       :: place = SAME_LAYER(place)
+       fi
+     };
+     goto next_call
+#else
+     end_call();
+     if
+     :: in_place ->
+#ifndef LEAVES_BEFORE_READERS
+        wait_for(done[p], number, members, false)
+#endif
+     :: !in_place
+     fi;
+     pool[me] = GARBAGE;
+     left[me] = STAMP(epoch, number + 1);  /* code: Session::leave, Board::leave -> left */
+     goto needs_reset
+#endif
+  :: true
+  fi;
   /* Here the rows become the result of the call. */
   assert(mismatch || !bad);
   assert(mismatch || ELASTIC || epoch > 0 || !IN(refused, number));
+  assert(mismatch || !misplaced);
 #ifndef DONE_BEFORE_READING
   end_call();
 #endif
-  atomic { bad = false; mismatch = false; pooled = 0 };
+  atomic {
+    if
+    :: LONE -> history = HISTORY; place = (mismatch -> AFTER_ERROR(place) : place + 1)
+    :: else
+    fi;
+    bad = false; mismatch = false; misplaced = false; pooled = 0
+  };
   /* code: Call::wait_readers; phase: kWaitReaders */
   if
   :: in_place ->
@@ -261,15 +319,18 @@ next_call: /* phase: kIdle */
   fi;
   goto next_call;
 
-refusal: /* The members of this call may not be known yet. code: Call::refuse, Call::publish_refusal */
+refusal: /* The members of this call may not be known yet. code: Call::refuse */
   atomic { refused = refused | 1 << number; members = users[1 - h] };
   signal(REFUSED);
 #ifndef REFUSAL_WITHOUT_DONE
   end_call();
 #endif
+#if LONE
+  atomic { history = HISTORY; place = AFTER_ERROR(place) };
+#endif
   goto next_call;
 
-fail: /* code: Call::fail -> left */
+fail: /* code: Call::fail; code: Session::leave, Board::leave -> left */
   assert(!CALM);
 #ifndef REUSE_WITHOUT_LEFT
   left[me] = stamp;
@@ -281,7 +342,8 @@ needs_reset:
   /* What a failed call leaves in locals would only make more states. */
   atomic {
     p = 0; end = kArrived; pooled = 0;
-    bad = false; mismatch = false; elsewhere = false; in_place = false
+    bad = false; mismatch = false; elsewhere = false; in_place = false; apart = false;
+    misplaced = false
   };
   if
   :: epoch < RESETS -> goto reset
@@ -300,7 +362,8 @@ reset: /* code: Session::reset; phase: kReset. The open call has ended, its rows
   if
   :: epochs > epoch && IN(list[epoch + 1], me)
   :: epochs == epoch || !IN(list[epoch + 1], me) ->
-     /* A reset without success takes the rows of an open call away. code: Session::reset -> left */
+     /* A reset without success takes the rows of an open call away.
+        code: Session::drop_setup, Board::forgo_setup -> left */
 #ifndef FAILED_RESET_FREES_ROWS
      if
      :: open -> left[me] = STAMP(epoch + 1, 0)
@@ -309,19 +372,20 @@ reset: /* code: Session::reset; phase: kReset. The open call has ended, its rows
 #endif
      pool[me] = GARBAGE; goto stop
   fi;
-  /* code: Reset::begin_epoch -> signalled, done */
+  /* code: Reset::begin_epoch, Board::begin_epoch -> signalled, done */
 #ifdef ROWS_GO_BEFORE_EPOCH
   pool[me] = GARBAGE;
 #endif
   atomic {
-    epoch++; number = common[epoch]; everyone = list[epoch]; users[0] = everyone; users[1] = everyone
+    epoch++; number = common[epoch]; everyone = list[epoch]; users[0] = everyone; users[1] = everyone;
+    place = (LONE -> 2 * number + 1 : 0); history = 0
   };
   signalled[me] = STAMP(epoch, number);
   done[me] = STAMP(epoch, number);
   atomic { pool[me] = GARBAGE; open = false };
   goto next_call;
 
-release: /* code: Session::close -> left */
+release: /* code: Session::close, Session::drop_setup, Board::forgo_setup -> left */
   wait_for(done[p], number, users[number % 2], true);
   if
   :: open && end != kArrived -> left[me] = STAMP(epoch + 1, 0)

@@ -11,6 +11,14 @@ inline next(ranks) { p++; skip_others(ranks) }
 
 #define MISSING(word, n) (p < N && !REACHED(word, epoch, n))
 
+/* code: has_left_before */
+#ifdef LEFT_IS_NOT_SEEN
+#define LEFT_BEFORE(p, n) false
+#else
+#define LEFT_BEFORE(p, n) \
+  (EPOCH(left[p]) == epoch && CALL(left[p]) > 0 && CALL(left[p]) <= (n))
+#endif
+
 /* One word after the other: within an epoch they only grow.
    code: wait_for, Waiter::run, Waiter::scan, Waiter::look_around */
 inline wait_for(word, call_wanted, ranks, ended_is_arrived) {
@@ -21,6 +29,7 @@ inline wait_for(word, call_wanted, ranks, ended_is_arrived) {
   :: atomic { MISSING(word, call_wanted) && ended[p] && !ended_is_arrived -> end = kLost; break }
   :: atomic { MISSING(word, call_wanted) && EPOCH(signalled[p]) > epoch -> end = kMovedOn; break }
   :: atomic { MISSING(word, call_wanted) && joined[p] > epoch -> end = kReset; break }
+  :: atomic { MISSING(word, call_wanted) && LEFT_BEFORE(p, call_wanted) -> end = kLeft; break }
      /* Whether or not the word comes between the last look at it and the look at the clock. */
   :: atomic { p < N && TIMEOUTS -> end = kTimeout /* the same for kInterrupted */; break }
   :: atomic { p == N -> break }
@@ -28,19 +37,23 @@ inline wait_for(word, call_wanted, ranks, ended_is_arrived) {
   p = 0
 }
 
-/* code: Call::signal -> signalled */
+/* code: Call::signal, Board::signal -> signalled */
 inline signal(flags) {
   header_stamp[AT(me, h)] = 0;
   header_says[AT(me, h)] = HEADER(flags, members);
-  header_stamp[AT(me, h)] = stamp;
+  atomic {
+    header_stamp[AT(me, h)] = stamp;
+    made_at[AT(me, h)] = (LONE -> place : 0);
+    came_by[AT(me, h)] = (LONE -> history : 0)
+  };
   signalled[me] = stamp  /* phase: kSignalled */
 }
 
-/* code: Call::end -> done */
+/* code: Call::post_done, Board::end_reading -> done */
 inline end_call() { atomic { done[me] = stamp; users[h] = members } }
 
 /* The stamp is looked at in the copy, and after the copy in the page.
-   code: Call::gather, Call::copy_header, Call::compare_headers */
+   code: Call::gather, RollCall::read, read_header, Call::compare_headers */
 inline copy_headers() {
   atomic { p = 0; skip_others(SENDERS) };
   do
@@ -52,6 +65,19 @@ inline copy_headers() {
      fi;
 #endif
      atomic {
+       if
+#ifdef OUT_OF_STEP_GOES_ON
+       :: OPERATOR_OF(header_says[AT(p, h)]) != OPERATOR -> mismatch = true
+#else
+       :: OPERATOR_OF(header_says[AT(p, h)]) != OPERATOR -> apart = true
+#endif
+#ifndef HISTORY_IS_FORGOTTEN
+       :: OPERATOR_OF(header_says[AT(p, h)]) == OPERATOR && came_by[AT(p, h)] != history ->
+          apart = true
+#endif
+       :: else
+       fi;
+       misplaced = misplaced || (LONE && made_at[AT(p, h)] != place);
        if
        :: header_says[AT(p, h)] & FAILED_ELSEWHERE -> elsewhere = true
        :: header_says[AT(p, h)] & REFUSED || MEMBERS_OF(header_says[AT(p, h)]) != members ->
@@ -101,7 +127,7 @@ inline pull() {
 #define MOVED_ON(p) (EPOCH(signalled[p]) > epoch)
 #endif
 
-/* code: Call::still_valid */
+/* code: RollCall::stands, Call::end_reading */
 inline look_again() {
   atomic { p = 0; skip_others(members) };
   do

@@ -16,7 +16,9 @@
  * Parameters: N ranks; ATTEMPTS: later ones are cut off; RUNS: resets of each; TIMEOUTS: 0 no time
  * is ever over, 1 any time may be over at any moment, 2 times are over when nobody can go on
  * otherwise; GIVE_UPS (0 or 1); DEATHS: number of processes that may end at any moment (with REJOIN
- * only the first of rank Q); REJOIN (0 or 1), Q.
+ * only the first of rank Q); REJOIN (0 or 1), Q; LATE: a bit for each rank that the others leave
+ * behind in the attempts up to LATE_FOR, whose time to gather is over when they have come. All others
+ * reset once more then, and these once; each is told by a call, or with UNTOLD by a reset of its own.
  * Defects: see tools/check_model.py.
  */
 
@@ -41,6 +43,15 @@
 #ifndef REJOIN
 #define REJOIN 0
 #endif
+#ifndef LATE
+#define LATE 0
+#endif
+#ifndef LATE_FOR
+#define LATE_FOR 1
+#endif
+#ifndef UNTOLD
+#define UNTOLD 0
+#endif
 #ifndef Q
 #define Q (N - 1)
 #endif
@@ -60,8 +71,10 @@
 #define kConcluded 3
 #define kGaveUp 4
 
-/* The words of ResetPosts. `incarnations` stands for the hash over (rank, incarnation). */
+/* The words of ResetPosts. `incarnations` stands for the hash over (rank, incarnation); `signalled`
+   for its epoch, by the attempt that began it. */
 byte joined[PAGES], call[PAGES], list[PAGES], members[PAGES], incarnations[PAGES], accepted[PAGES];
+byte signalled[PAGES];
 
 bool newcomer;             /* the word of the second process of Q; those of the others are 0 */
 
@@ -84,6 +97,9 @@ byte concluded[(ATTEMPTS + 1) * PAGES], closed[(ATTEMPTS + 1) * PAGES];
 #define MEANING (PROCESSES + 16 * mine_call)
 #define SET(meaning) ((meaning) % 16)
 bool finished[PAGES], has_concluded[PAGES], cut;
+#define IS_LATE(r) IN(LATE, r)
+#define MY_RUNS (!LATE -> RUNS : (IS_LATE(id) -> 1 + UNTOLD : LATE_FOR + 1))
+#define MAY_STOP (!LATE || runs >= MY_RUNS)
 byte deaths;
 
 /* A process ends just before a store, or while it waits: between its stores nobody could tell. */
@@ -111,14 +127,15 @@ byte deaths;
 
 proctype rank(byte me) {
   byte id = (me == N -> Q : me);
-  byte attempt, known, told, latest, word, r, x, runs, met, closer = NOBODY;
+  byte attempt, known, begun, latest, word, r, x, runs, met, closer = NOBODY;
   byte here, mine, mine_call, mine_incarnation, seen, seen_call, seen_incarnation;
   mtype:outcomes outcome = kOpen;
   bool under_way, open, later, time_over, all_here, may_close;
-  bool excluded, concludes, next, awaits, differs;
+  bool excluded, concludes, next, awaits, differs, told;
 
   if
   :: me == N -> atomic { ended[Q] -> view[me] = N; newcomer = true; knocks = true; changed = 255 }
+  :: me != N && IS_LATE(id) -> be_left_behind()
   :: else
   fi;
 
@@ -128,9 +145,9 @@ again: /* code: Reset::run; phase: kReset */
 choose:
   choose_attempt();
 
-join: /* code: Reset::join -> call, joined */
+join: /* code: Reset::join, Board::join -> call, joined */
   if
-  :: attempt > ATTEMPTS -> cut = true; goto stop
+  :: attempt > ATTEMPTS -> assert(!LATE || GIVE_UPS); cut = true; goto stop
   :: else
   fi;
   atomic {
@@ -159,7 +176,7 @@ round: /* code: Reset::agree */
   :: concludes -> goto begin_epoch
   :: excluded && !concludes ->
      atomic {
-       KNOW_THE_LATEST;
+       known = (known > attempt -> known : attempt);
        if
        :: IS_NEW -> excluded = false; goto choose
        :: else -> goto too_late
@@ -190,6 +207,10 @@ round: /* code: Reset::agree */
   if
   :: IN(changed, me)
   :: differs && TIMEOUTS != 2 -> atomic { attempt++; goto join }   /* it did not match for long */
+  :: atomic {
+       LATE && attempt <= LATE_FOR && closer == NOBODY && !time_over && ONLY_LATE_MISS ->
+       time_over = true
+     }
   :: TIMEOUTS == 1 && !time_over -> time_over = true  /* to gather, or to accept */
   :: atomic {
        TIMEOUTS == 2 && IN(expired, me) ->
@@ -208,7 +229,7 @@ begin_epoch:
 #ifdef LIST_READ_AGAIN
   atomic { mine = members[PAGE(closer)]; mine_call = LOW(list[PAGE(closer)]) };
 #endif
-  /* code: Reset::begin_epoch -> newcomer, signalled, done, joined */
+  /* code: Reset::begin_epoch, Board::begin_epoch -> newcomer, signalled, done, joined */
   atomic {
     assert(IN(mine, id));
     assert(!REJOIN || !IN(mine, Q) || mine_incarnation == view[me]);
@@ -218,33 +239,39 @@ begin_epoch:
       assert(CONCLUDED(x) == 0 || CONCLUDED(x) == MEANING || (SET(CONCLUDED(x)) & PROCESSES) == 0);
       assert(CONCLUDED(x) == 0 || CONCLUDED(x) == MEANING || !IN(PROCESSES, x))
     };
-    CONCLUDED(me) = MEANING; has_concluded[me] = true; x = 0;
+    /* Where no time runs out the list has every rank that lives. */
+    for (x : 0 .. N - 1) {
+      assert(TIMEOUTS || REJOIN || IN(mine, x) || ended[x] || (IS_LATE(x) && attempt <= LATE_FOR))
+    };
+    CONCLUDED(me) = MEANING; has_concluded[me] = (!LATE || mine == ALL); x = 0;
     mine = 0; mine_call = 0; mine_incarnation = 0;
-    known = attempt; closer = NOBODY; concludes = false; excluded = false; time_over = false;
+    known = attempt; begun = attempt; told = false; closer = NOBODY; concludes = false; excluded = false; time_over = false;
     newcomer = newcomer && me != N; changed = 255
   };
+  POST(signalled[me], attempt);
   POST(joined[me], PACK(attempt, kConcluded));
   if
-  :: runs < RUNS -> goto again
-  :: true -> goto stop
+  :: runs < MY_RUNS -> goto again
+  :: MAY_STOP -> goto stop
   fi;
 
 too_late: /* code: Reset::left_behind */
-  excluded = false;
-gave_up: /* code: Reset::timed_out, Reset::run -> joined */
+  atomic { excluded = false; told = true };
+gave_up: /* code: Reset::timed_out, Reset::run, Board::give_up_reset -> joined */
   POST(joined[me], PACK(attempt, kGaveUp));
-over:
+over: /* code: Session::reset, Session::note_left_behind */
+  note_left_behind();
   atomic { closer = NOBODY; r = 0; x = 0; word = 0; time_over = false };
   if
-  :: runs < RUNS -> goto again
-  :: true -> goto stop
+  :: runs < MY_RUNS -> goto again
+  :: MAY_STOP -> goto stop
   fi;
 
 stop:
   atomic { finished[me] = true; changed = 255; goto dead };
 dead: /* Nobody asks for these any more: fewer states. */
   atomic {
-    attempt = 0; known = 0; told = 0; latest = 0; word = 0; r = 0; x = 0; runs = 0; met = 0; closer = 0;
+    attempt = 0; known = 0; begun = 0; told = false; latest = 0; word = 0; r = 0; x = 0; runs = 0; met = 0; closer = 0;
     here = 0; mine = 0; mine_call = 0; mine_incarnation = 0;
     seen = 0; seen_call = 0; seen_incarnation = 0; outcome = kOpen;
     under_way = false; open = false; later = false; time_over = false; all_here = false;
@@ -267,7 +294,9 @@ active proctype watchdog() {
      }
   od;
   atomic {
-    for (r : 0 .. N - 1) { assert(cut || RUNS > 1 && !TIMEOUTS || ended[r] || finished[r]) }
+    for (r : 0 .. N - 1) {
+      assert(cut || (RUNS > 1 || GIVE_UPS) && !TIMEOUTS || ended[r] || finished[r])
+    }
     for (r : 0 .. N - 1) {
       assert(cut || TIMEOUTS == 1 || GIVE_UPS || RUNS > 1 || ended[r] || has_concluded[r])
     }

@@ -22,47 +22,96 @@ inline meet_others() {
 #endif
 }
 
+/* The attempts that others have concluded by now, in a call or a reset that fails: it has told this
+   rank that they went on without it. code: Session::note_left_behind, concluded_by; code: Call::fail,
+   Session::check_usable */
+inline note_left_behind() {
+#ifndef FAILURE_TELLS_NOTHING
+  atomic { r = 0 };
+  do
+  :: atomic {
+       r < N ->
+       if
+       :: KNOWS(r) && signalled[PAGE(r)] > known -> known = signalled[PAGE(r)]
+       :: else
+       fi;
+       r++
+     }
+  :: atomic { r == N -> r = 0; break }
+  od
+#else
+  skip
+#endif
+}
+
+#define SOMEBODY_IS_IN_THE_EPOCH_OF(a) \
+  (signalled[0] >= (a) || signalled[1] >= (a) || signalled[N - 1] >= (a))
+#define ONLY_LATE_MISS \
+  ((IS_LATE(0) || IS_HERE(0)) && (IS_LATE(1) || IS_HERE(1)) && (IS_LATE(N - 1) || IS_HERE(N - 1)))
+
+/* This rank makes no reset until the others have gone on without it. A call tells it so as soon as
+   they have, or later. */
+inline be_left_behind() {
+  if
+  :: !UNTOLD ->
+     SOMEBODY_IS_IN_THE_EPOCH_OF(1);
+     note_left_behind();
+     told = true
+  :: else
+  fi;
+  SOMEBODY_IS_IN_THE_EPOCH_OF(LATE_FOR)
+}
+
 /* A rank that gave up an attempt does not come back to it: it may have accepted a list there.
-   code: Reset::choose_attempt */
+   A rank is told once that others went on without it, until it is in a new epoch.
+   code: Reset::choose_attempt, Standing::knows_it_is_left_behind */
 #ifdef COMES_BACK_TO_ATTEMPT
 #define LAST known
 #else
 #define LAST (known > attempt -> known : attempt)
 #endif
+#ifdef TOLD_OF_EACH_ATTEMPT
+#define KNOWS_IT_IS_LEFT_BEHIND false
+#else
+#define KNOWS_IT_IS_LEFT_BEHIND (known > begun)
+#endif
 inline choose_attempt() {
-  atomic { latest = LAST; under_way = false; r = 0 };
+  atomic {
+    latest = LAST; under_way = false; r = 0; excluded = false;
+    open = !(KNOWS_IT_IS_LEFT_BEHIND || IS_NEW)  /* it may be told now */
+  };
   do
   :: atomic {
-       r < N ->
+       r < N && r != id && KNOWS(r) ->
        word = JOINED(r);
        if
-       :: r == id || ATTEMPT(word) < latest || !KNOWS(r)
+       :: ATTEMPT(word) < latest
        :: else ->
-          open = (LOW(word) == kGathering || LOW(word) == kClosed) && LIVES(r);
-          under_way = open || (ATTEMPT(word) == latest && under_way);
-          latest = ATTEMPT(word);
-          if
-          :: LOW(word) == kConcluded && latest > known ->
-             known = latest;
-             assert(IS_NEW || latest > told);
-             told = (IS_NEW -> 0 : latest);
-             if
-             :: !IS_NEW -> excluded = true
-             :: else
-             fi
-          :: else
-          fi
+          under_way = (LOW(word) == kGathering || LOW(word) == kClosed) && LIVES(r) ||
+                      (ATTEMPT(word) == latest && under_way);
+          latest = ATTEMPT(word)
+       fi;
+       word = 0
+     };
+     atomic {
+       if
+       :: signalled[PAGE(r)] > known -> known = signalled[PAGE(r)]; excluded = open
+       :: else
        fi;
        r++
      }
+  :: atomic { r < N && !(r != id && KNOWS(r)) -> r++ }
   :: atomic {
        r == N ->
        if
-       :: excluded -> excluded = false; latest = 0; under_way = false; open = false; goto over
+       :: excluded ->
+          assert(!told);
+          excluded = false; told = true; latest = 0; under_way = false; open = false; goto over
        :: else
        fi;
+       latest = (latest < known -> known : latest);
        attempt = (under_way && latest > LAST -> latest : latest + 1);
-       latest = 0; under_way = false; open = false; word = 0; r = 0;
+       latest = 0; under_way = false; open = false; r = 0;
        break
      }
   od
@@ -95,8 +144,7 @@ inline find_outcome(closer_asked, set) {
   x = 0
 }
 
-/* code: Reset::accept -> accepted, joined; code: post_accepted -> accepted;
-   code: post_joined -> joined */
+/* code: Reset::accept, Board::accept -> accepted, joined */
 inline accept(closer_chosen, set, number, page_of_q) {
   atomic { 
     closer = closer_chosen; mine = set; mine_call = number; mine_incarnation = page_of_q;
@@ -163,13 +211,6 @@ inline look_at_list() {
 #define CONCLUDED_MINE (closer != NOBODY && seen == PACK(attempt, closer + 1))
 #endif
 
-/* The attempt whose list held without this rank: its next reset does not report that one again. */
-#ifdef TOLD_TWICE
-#define KNOW_THE_LATEST known = attempt
-#else
-#define KNOW_THE_LATEST known = (told > attempt -> told : attempt)
-#endif
-
 /* code: Reset::look_at, read_joined, accepted_in */
 inline look_at() {
 #ifdef TWO_LOADS_OF_JOINED
@@ -188,8 +229,9 @@ inline look_at() {
      atomic {
        if
        :: outcome == kHolds -> concludes = true
-       :: outcome != kHolds && LOW(word) == kConcluded ->
-          excluded = true; told = (IS_NEW -> 0 : ATTEMPT(word))
+       :: outcome != kHolds && closer != NOBODY && !IN(mine, r)  /* the list decides */
+       :: outcome != kHolds && (closer == NOBODY || IN(mine, r)) && LOW(word) == kConcluded ->
+          excluded = true
        :: else -> attempt = ATTEMPT(word); word = 0; later = false; seen = 0; r = 0; goto join
        fi
      }
@@ -250,7 +292,7 @@ inline find_whether_may_close() {
 #define ON_LIST(x) IN(here, x)
 #endif
 
-/* code: Reset::close -> members, incarnations, list; code: post_list -> members, incarnations, list */
+/* code: Reset::close, Board::close -> members, incarnations, list */
 inline close() {
   x = 0;
   do

@@ -62,7 +62,7 @@ inline store(buffer, value) { atomic { buffer == NONE -> buffer = value } }
 
 inline fence_all() { BUFFER_EMPTY(me) }
 
-/* code: Session::post */
+/* code: Session::on_post */
 inline post(value) {
   store(signalled_buffered[me], value);
 #ifndef NO_FENCE_AFTER_STORE
@@ -94,7 +94,7 @@ inline wake(owner) {
   od
 }
 
-/* code: Waiter::sleep -> asleep */
+/* code: Waiter::sleep, Board::sleep -> asleep */
 inline sleep(target) {
   store(asleep_buffered[me], 1);
 #ifndef NO_FENCE_BEFORE_LOOK

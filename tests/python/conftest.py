@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from local_groups import LocalGroups
-from ranks import LocalPool, RankPool
+from ranks import LocalPool, RankPool, is_alive
 
 torch.set_num_threads(1)
 
@@ -24,14 +24,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "inductor" in item.name:
             item.add_marker(pytest.mark.skip(reason="Python.h is missing: install python3-dev"))
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"  # its parent, the fork server, will see to it
 
 
 @pytest.fixture(scope="session")

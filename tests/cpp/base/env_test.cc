@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace waybill {
 namespace {
@@ -14,6 +15,7 @@ using namespace std::chrono_literals;
 
 constexpr std::array kNames = {"WAYBILL_TIMEOUT",
                                "WAYBILL_THREADS",
+                               "WAYBILL_CORES",
                                "WAYBILL_MAX_MEMORY",
                                "WAYBILL_WINDOW_BYTES",
                                "WAYBILL_SIMD",
@@ -98,6 +100,7 @@ TEST_F(EnvTest, TimeoutIsInSecondsAndMayHaveAFraction) {
 TEST_F(EnvTest, ThreadsAreAWholeNumber) {
   EXPECT_EQ(with("WAYBILL_THREADS", "1")->threads, 1);
   EXPECT_EQ(with("WAYBILL_THREADS", "1024")->threads, 1024);
+  EXPECT_EQ(with("WAYBILL_CORES", "4,0-2")->cores, (std::vector<int>{4, 0, 1, 2}));
 }
 
 TEST_F(EnvTest, BytesMayHaveAUnit) {
@@ -165,6 +168,7 @@ std::string label_of(const ::testing::TestParamInfo<BadVariable>& info) { return
 
 constexpr const char* kSeconds = "seconds, at least 0.001";
 constexpr const char* kThreads = "a whole number from 1 to 1024";
+constexpr const char* kCores = "a list of cores like 0-15,32, each once";
 constexpr const char* kBytes = "a number of bytes, a suffix K, M, G or T allowed";
 constexpr const char* kLevels = "scalar, avx2, avx512 or neon";
 constexpr const char* kMegabytes = "a whole number of MB, at least 1";
@@ -187,6 +191,10 @@ INSTANTIATE_TEST_SUITE_P(
         BadVariable{"NegativeThreads", "WAYBILL_THREADS", "-1", kThreads},
         BadVariable{"TooManyThreads", "WAYBILL_THREADS", "1025", kThreads},
         BadVariable{"ThreadsInWords", "WAYBILL_THREADS", "all", kThreads},
+        BadVariable{"NoCores", "WAYBILL_CORES", "", kCores},
+        BadVariable{"CoresInWords", "WAYBILL_CORES", "all", kCores},
+        BadVariable{"BackwardCores", "WAYBILL_CORES", "3-1", kCores},
+        BadVariable{"CoreTwice", "WAYBILL_CORES", "0-3,2", kCores},
         BadVariable{"NoMemory", "WAYBILL_MAX_MEMORY", "0", kBytes},
         BadVariable{"EmptyMemory", "WAYBILL_MAX_MEMORY", "", kBytes},
         BadVariable{"SmallUnit", "WAYBILL_MAX_MEMORY", "3k", kBytes},

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "contract/dispatch_mark.h"
 #include "waybill/dtype.h"
 
 namespace waybill::contract {
@@ -23,7 +24,8 @@ std::vector<int> first_ranks(std::size_t count) {
 
 /// Among all ranks of a group.
 Status compare_all(const Checker& check, const std::vector<Agreement>& by_rank) {
-  return compare(check, by_rank, first_ranks(by_rank.size()));
+  const std::vector<std::uint32_t> completed(by_rank.size(), 7);
+  return compare(check, by_rank, first_ranks(by_rank.size()), completed).status;
 }
 
 Status compare_values(Agreed field, const std::vector<std::int64_t>& values) {
@@ -70,6 +72,11 @@ constexpr auto kCombine = static_cast<std::int64_t>(Operator::kCombineV2);
 constexpr auto kBFloat16 = static_cast<std::int64_t>(DType::kBFloat16);
 constexpr auto kFloat32 = static_cast<std::int64_t>(DType::kFloat32);
 
+// What follows where ranks are at different places of their programs.
+#define OUT_OF_STEP                                          \
+  "; the ranks are out of step and need a reset; completed " \
+  "calls: 7 on ranks 0, 1, 2 and 3"
+
 const std::vector<FieldCase> kFields = {
     {Agreed::kOperator,
      "Operator",
@@ -77,7 +84,7 @@ const std::vector<FieldCase> kFields = {
      kCombine,
      "",
      "expected the same operator on all ranks, got npu_moe_distribute_dispatch_v2 on ranks 0, 1 "
-     "and 3, npu_moe_distribute_combine_v2 on rank 2"},
+     "and 3, npu_moe_distribute_combine_v2 on rank 2" OUT_OF_STEP},
     {Agreed::kEpWorldSize,
      "EpWorldSize",
      4,
@@ -231,7 +238,7 @@ const std::vector<FieldCase> kFields = {
      kFormOccurrences,
      "expand_idx",
      "argument expand_idx: expected the same form on all ranks, got triples on ranks 0, 1 and 3, "
-     "occurrence indices on rank 2"},
+     "occurrence indices on rank 2" OUT_OF_STEP},
     {Agreed::kEpRankId,
      "EpRankId",
      0,
@@ -239,6 +246,20 @@ const std::vector<FieldCase> kFields = {
      "ep_rank_id",
      "argument ep_rank_id: expected the same EP rank of both TP peers on all ranks, got 0 on ranks "
      "0, 1 and 3, 1 on rank 2"},
+    {Agreed::kDispatchCall,
+     "DispatchCall",
+     7,
+     8,
+     "expand_idx",
+     "argument expand_idx: expected the same dispatch behind the rows on all ranks, got call 7 on "
+     "ranks 0, 1 and 3, call 8 on rank 2" OUT_OF_STEP},
+    {Agreed::kHistory,
+     "History",
+     0,
+     std::int64_t{1} << 48,
+     "",
+     "expected the same operators in the calls before on all ranks, got sequence 0 on ranks 0, 1 "
+     "and 3, sequence 1 on rank 2" OUT_OF_STEP},
 };
 
 std::string name_of_case(const ::testing::TestParamInfo<FieldCase>& info) {
@@ -280,7 +301,8 @@ TEST(Agreement, NumbersThatNameNothingAreSaidAsTheyAre) {
 TEST(Agreement, RanksOfACallAreNamedByTheirPlaceInTheGroup) {
   std::vector<Agreement> by_rank = equal_ranks(3);
   by_rank[1][Agreed::kHidden] = 7;
-  const Status status = compare(kCheck, by_rank, std::vector<int>{5, 2, 9});
+  const std::vector<std::uint32_t> completed(3, 0);
+  const Status status = compare(kCheck, by_rank, std::vector<int>{5, 2, 9}, completed).status;
   EXPECT_EQ(status.info().ranks, std::vector<int>{2});
   EXPECT_NE(status.message().find("0 on ranks 5 and 9, 7 on rank 2"), std::string::npos)
       << status.message();
@@ -348,6 +370,39 @@ TEST(OddRanks, AreTheSameWhicheverRankCompares) {
     EXPECT_EQ(status.info().op, "npu_moe_distribute_combine_v2");
     EXPECT_EQ(status.message(),
               compare_all(Checker(Operator::kCombineV2, {0, 5}), by_rank).message());
+  }
+}
+
+TEST(Agreement, RanksThatAreOutOfStepSayHowFarTheyAre) {
+  std::vector<Agreement> by_rank(3);
+  by_rank[1][Agreed::kOperator] = static_cast<std::int64_t>(Operator::kCombineV2);
+  const std::vector<std::uint32_t> completed = {8, 7, 8};
+  for (const bool all_fields : {true, false}) {
+    const Comparison found = all_fields
+                                 ? compare(kCheck, by_rank, first_ranks(3), completed)
+                                 : compare_operators(kCheck, by_rank, first_ranks(3), completed);
+    EXPECT_TRUE(found.out_of_step);
+    EXPECT_EQ(found.status.code(), StatusCode::kMismatch);
+    EXPECT_EQ(found.status.info().ranks, std::vector<int>{1});
+    EXPECT_NE(found.status.message().find(
+                  "out of step and need a reset; completed calls: 7 on rank 1, 8 on ranks 0 and 2"),
+              std::string::npos)
+        << found.status.message();
+  }
+  by_rank[1][Agreed::kOperator] = 0;
+  by_rank[1][Agreed::kHidden] = 5;
+  EXPECT_FALSE(compare(kCheck, by_rank, first_ranks(3), completed).out_of_step);
+  EXPECT_TRUE(compare_operators(kCheck, by_rank, first_ranks(3), completed).status.ok());
+}
+
+TEST(Agreement, RowsOfDifferentDispatchesAreOutOfStepAndUnmarkedOnesFitAll) {
+  const DispatchCall one = make_dispatch_call(3, 1, 5);
+  const DispatchCall two = make_dispatch_call(3, 1, 6);
+  EXPECT_TRUE(compare_values(Agreed::kDispatchCall, {kUnmarked, one, kUnmarked, one}).ok());
+  const Status status = compare_values(Agreed::kDispatchCall, {kUnmarked, one, two, one});
+  EXPECT_EQ(status.code(), StatusCode::kMismatch);
+  for (const char* part : {"call 5 on ranks 1 and 3", "call 6 on rank 2", "out of step"}) {
+    EXPECT_NE(status.message().find(part), std::string::npos) << status.message();
   }
 }
 

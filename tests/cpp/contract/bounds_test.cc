@@ -25,7 +25,7 @@ Status dispatch_of(std::int64_t bs, std::int64_t h, std::int64_t k, std::int64_t
   DispatchCall call;
   call.args.x = shaped(DType::kBFloat16, {bs, h});
   call.args.expert_ids = shaped(DType::kInt32, {bs, k});
-  call.args.global_bs = global_bs;
+  call.args.layer.global_bs = global_bs;
   return check_dispatch(kGroup, call.args).status();
 }
 

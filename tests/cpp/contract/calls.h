@@ -43,9 +43,7 @@ struct ScaledIn {
 struct DispatchCall : ScaledIn {
   DispatchArgs args{.x = shaped(DType::kBFloat16, {4, 16}),
                     .expert_ids = shaped(DType::kInt32, {4, 2}),
-                    .ep_world_size = 4,
-                    .ep_rank_id = 1,
-                    .moe_expert_num = 8};
+                    .layer = {.ep_world_size = 4, .ep_rank_id = 1, .moe_expert_num = 8}};
 
   DispatchCall() = default;
   DispatchCall(const DispatchCall&) = delete;  // args.elastic_info may point into elastic
@@ -61,9 +59,7 @@ struct CombineCall : ScaledIn {
       .assist_info_for_combine = shaped(DType::kInt32, {15}),
       .ep_send_counts = TensorView::contiguous(counts.data(), DType::kInt32, {8}),
       .expert_scales = shaped(DType::kFloat32, {4, 2}),
-      .ep_world_size = 4,
-      .ep_rank_id = 1,
-      .moe_expert_num = 8,
+      .layer = {.ep_world_size = 4, .ep_rank_id = 1, .moe_expert_num = 8},
   };
 
   CombineCall() = default;

@@ -120,7 +120,7 @@ const std::vector<BadCombine> kTensors = {
 const std::vector<BadCombine> kSharedExpertX = {
     {"WithSharedRanks",
      [](CombineCall& call) {
-       call.args.shared_expert_rank_num = 2;
+       call.args.layer.shared_expert_rank_num = 2;
        call.args.shared_expert_x = shaped(DType::kBFloat16, {4, 16});
      },
      "shared_expert_x",
@@ -243,8 +243,8 @@ TEST(CombineContract, ASharedRankHasACountForEachSource) {
   CombineCall call;
   call.counts = {1, 2, 3, 4};
   call.args.ep_send_counts = TensorView::contiguous(call.counts.data(), DType::kInt32, {4});
-  call.args.shared_expert_num = 2;
-  call.args.shared_expert_rank_num = 2;
+  call.args.layer.shared_expert_num = 2;
+  call.args.layer.shared_expert_rank_num = 2;
   call.args.assist_info_for_combine = shaped(DType::kInt32, {12});
   const auto shape = check_combine(kGroup, call.args);
   ASSERT_TRUE(shape.ok()) << shape.status().message();
@@ -254,7 +254,7 @@ TEST(CombineContract, ASharedRankHasACountForEachSource) {
 
 TEST(CombineContract, WithoutExpertsThereAreNoRows) {
   CombineCall call;
-  call.args.moe_expert_num = 0;
+  call.args.layer.moe_expert_num = 0;
   call.args.ep_send_counts = shaped(DType::kInt32, {0});
   call.args.assist_info_for_combine = shaped(DType::kInt32, {0});
   const auto shape = check_combine(kGroup, call.args);
@@ -285,7 +285,7 @@ TEST(CombineContract, IgnoresWhatNothingNeeds) {
 TEST(CombineContract, ItsAgreementHoldsWhatRanksHaveToShare) {
   CombineCall call;
   call.args.comm_quant_mode = 2;
-  call.args.global_bs = 32;
+  call.args.layer.global_bs = 32;
   const auto shape = check_combine(kGroup, call.args);
   ASSERT_TRUE(shape.ok());
   EXPECT_TRUE(shape->quantised);

@@ -130,8 +130,8 @@ const std::vector<BadDispatch> kTensors = {
     {"ScalesWithSharedExperts",
      [](DispatchCall& call) {
        call.args.quant_mode = 2;
-       call.args.shared_expert_rank_num = 2;
-       call.args.shared_expert_num = 2;
+       call.args.layer.shared_expert_rank_num = 2;
+       call.args.layer.shared_expert_num = 2;
        call.args.scales = shaped(DType::kFloat32, {8, 16});
      },
      "scales",
@@ -209,11 +209,11 @@ INSTANTIATE_TEST_SUITE_P(Options, DispatchErrors, ::testing::ValuesIn(kOptions),
 
 TEST(DispatchContract, TheFirstProblemInTheOrderOfTheChecksIsReported) {
   DispatchCall call;
-  call.args.global_bs = 1;
+  call.args.layer.global_bs = 1;
   call.args.quant_mode = 7;
-  call.args.ep_rank_id = 9;
+  call.args.layer.ep_rank_id = 9;
   EXPECT_EQ(check_dispatch(kGroup, call.args).status().info().argument, "ep_rank_id");
-  call.args.ep_rank_id = 1;
+  call.args.layer.ep_rank_id = 1;
   EXPECT_EQ(check_dispatch(kGroup, call.args).status().info().argument, "quant_mode");
   call.args.quant_mode = 2;
   EXPECT_EQ(check_dispatch(kGroup, call.args).status().info().argument, "global_bs");
@@ -238,7 +238,7 @@ TEST(DispatchContract, AcceptsEveryRowDtypeStrideAndMask) {
 TEST(DispatchContract, AcceptsEveryAlgorithmAndOneTpRank) {
   for (const char* name : {"", "fullmesh", "fullmesh_v1", "fullmesh_v2", "hierarchy"}) {
     DispatchCall call;
-    call.args.comm_alg = name;
+    call.args.layer.comm_alg = name;
     call.args.tp_world_size = 1;
     call.args.tp_rank_id = 5;  // ignored without TP
     EXPECT_TRUE(check_dispatch(kGroup, call.args).ok()) << name;
@@ -248,7 +248,7 @@ TEST(DispatchContract, AcceptsEveryAlgorithmAndOneTpRank) {
 TEST(DispatchContract, SharedExpertsWithoutRanksDoNotCount) {
   for (const std::int64_t s : {0, 1}) {
     DispatchCall call;
-    call.args.shared_expert_num = s;
+    call.args.layer.shared_expert_num = s;
     const auto shape = check_dispatch(kGroup, call.args);
     ASSERT_TRUE(shape.ok());
     EXPECT_EQ(shape->topology.num_shared, 0);
@@ -258,7 +258,7 @@ TEST(DispatchContract, SharedExpertsWithoutRanksDoNotCount) {
 
 TEST(DispatchContract, GlobalBsMayBeLargerThanTheBatch) {
   DispatchCall call;
-  call.args.global_bs = 64;
+  call.args.layer.global_bs = 64;
   const auto shape = check_dispatch(kGroup, call.args);
   ASSERT_TRUE(shape.ok());
   EXPECT_EQ(shape->gbs, 64);
@@ -273,7 +273,7 @@ TEST(DispatchContract, ARankMayHaveNoTokens) {
   const auto alone = check_dispatch(kGroup, call.args);
   ASSERT_TRUE(alone.ok());
   EXPECT_EQ(alone->gbs, 0);
-  call.args.global_bs = 8;
+  call.args.layer.global_bs = 8;
   EXPECT_EQ(check_dispatch(kGroup, call.args)->rows_capacity, 16);
 }
 
@@ -281,10 +281,10 @@ TEST(DispatchContract, ElasticInfoPutsAnotherPlacementInForce) {
   // E = 6, SR = 2, M = 12; rank 1, a shared one, and rank 4 are gone. Rank 5 becomes rank 3.
   const std::vector<std::int32_t> info = {1, 4, 1, 9, 0, -1, 1, 2, -1, 3, 0, 2, 3, 5, -1, -1};
   DispatchCall call;
-  call.args.ep_world_size = 6;
-  call.args.ep_rank_id = 2;
-  call.args.moe_expert_num = 12;
-  call.args.shared_expert_rank_num = 2;
+  call.args.layer.ep_world_size = 6;
+  call.args.layer.ep_rank_id = 2;
+  call.args.layer.moe_expert_num = 12;
+  call.args.layer.shared_expert_rank_num = 2;
   call.args.elastic_info = TensorView::contiguous(info.data(), DType::kInt32, {16});
   const auto shape = check_dispatch({.rank = 2, .world_size = 6}, call.args);
   ASSERT_TRUE(shape.ok()) << shape.status().message();
@@ -316,15 +316,15 @@ TEST(DispatchContract, TheExampleOfSectionEight) {
                                           7, 8,  9, 10, 11, 12, 13, -1, 0,  1,  2,  4,
                                           5, 6,  7, 8,  9,  10, 11, 12, 13, 14, -1, -1};
   DispatchCall call;
-  call.args.ep_world_size = 16;
-  call.args.ep_rank_id = 14;
-  call.args.moe_expert_num = 12;
-  call.args.shared_expert_rank_num = 4;
+  call.args.layer.ep_world_size = 16;
+  call.args.layer.ep_rank_id = 14;
+  call.args.layer.moe_expert_num = 12;
+  call.args.layer.shared_expert_rank_num = 4;
   call.args.elastic_info = TensorView::contiguous(info.data(), DType::kInt32, {36});
   const auto shape = check_dispatch({.rank = 14, .world_size = 16}, call.args);
   ASSERT_TRUE(shape.ok()) << shape.status().message();
   EXPECT_EQ(shape->topology.rank, 13);
-  call.args.shared_expert_num = 2;  // does not divide three
+  call.args.layer.shared_expert_num = 2;  // does not divide three
   EXPECT_EQ(check_dispatch({.rank = 14, .world_size = 16}, call.args).status().info().argument,
             "elastic_info");
 }
@@ -356,7 +356,7 @@ TEST(DispatchContract, ElasticInfoMayBeStridedAndDiffersFromNone) {
 TEST(DispatchContract, ItsAgreementHoldsWhatRanksHaveToShare) {
   DispatchCall call;
   call.args.quant_mode = 2;
-  call.args.shared_expert_rank_num = 2;
+  call.args.layer.shared_expert_rank_num = 2;
   call.args.scales = shaped(DType::kFloat32, {9, 16});
   const auto shape = check_dispatch(kGroup, call.args);
   ASSERT_TRUE(shape.ok()) << shape.status().message();

@@ -96,8 +96,8 @@ std::vector<BadCall<Call>> bad_elastic() {
        "-1"},
       {"SharedRanksNotDivisible",
        [element](Call& call) {
-         call.args.shared_expert_num = 2;
-         call.args.shared_expert_rank_num = 2;
+         call.args.layer.shared_expert_num = 2;
+         call.args.layer.shared_expert_rank_num = 2;
          element(2, 1)(call);
        },
        kName,
@@ -105,7 +105,7 @@ std::vector<BadCall<Call>> bad_elastic() {
        "1"},
       {"NoSharedRanksLeft",
        [element](Call& call) {
-         call.args.shared_expert_rank_num = 2;
+         call.args.layer.shared_expert_rank_num = 2;
          element(2, 0)(call);
        },
        kName,
@@ -113,7 +113,7 @@ std::vector<BadCall<Call>> bad_elastic() {
        "0"},
       {"OnlySharedRanksLeft",
        [element](Call& call) {
-         call.args.shared_expert_rank_num = 2;
+         call.args.layer.shared_expert_rank_num = 2;
          element(2, 3)(call);
        },
        kName,
@@ -131,7 +131,7 @@ std::vector<BadCall<Call>> bad_elastic() {
        "7"},
       {"MoreExpertsThanBefore",
        [element](Call& call) {
-         call.args.shared_expert_rank_num = 3;
+         call.args.layer.shared_expert_rank_num = 3;
          call.elastic[2] = 1;
          element(3, 16)(call);
        },

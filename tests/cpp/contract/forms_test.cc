@@ -214,7 +214,7 @@ TEST(AddRmsNorm, FindsItsFormByTheLengthWhateverItIsTold) {
 
 TEST(AddRmsNorm, ARankThatCanReceiveNothingGoesWithBothForms) {
   CombineCall call;  // no experts and no shared ranks: A = 0, and triples are (BS*K,) too
-  call.args.moe_expert_num = 0;
+  call.args.layer.moe_expert_num = 0;
   call.args.ep_send_counts = shaped(DType::kInt32, {0});
   call.args.assist_info_for_combine = shaped(DType::kInt32, {8});
   const auto shape = check_combine(kGroup, call.args, Operator::kCombineAddRmsNorm);
@@ -225,7 +225,7 @@ TEST(AddRmsNorm, ARankThatCanReceiveNothingGoesWithBothForms) {
 
 TEST(AddRmsNorm, ARankWithoutTokensKnowsItsFormFromTheRoomForRows) {
   CombineCall call;
-  call.args.global_bs = 16;
+  call.args.layer.global_bs = 16;
   call.args.expert_ids = shaped(DType::kInt32, {0, 2});
   call.args.expert_scales = shaped(DType::kFloat32, {0, 2});
   for (const auto& [length, form] : {std::pair{std::int64_t{0}, kFormOccurrences},
@@ -246,9 +246,9 @@ TEST(Setup, ScalesHaveARowForEachSharedExpertAsPassed) {
        {Case{1, 0, 9, 1}, Case{1, 0, 8, 0}, Case{0, 0, 8, 0}, Case{1, 2, 7, 1}, Case{2, 2, 8, 2}}) {
     DispatchCall call;
     call.args.quant_mode = 2;
-    call.args.shared_expert_num = s;
-    call.args.shared_expert_rank_num = sr;
-    call.args.moe_expert_num = sr == 0 ? 8 : 6;
+    call.args.layer.shared_expert_num = s;
+    call.args.layer.shared_expert_rank_num = sr;
+    call.args.layer.moe_expert_num = sr == 0 ? 8 : 6;
     call.args.scales = shaped(DType::kFloat32, {rows, 16});
     const auto shape = check_dispatch(kGroup, call.args, Operator::kDispatchSetup);
     ASSERT_TRUE(shape.ok()) << shape.status().message();

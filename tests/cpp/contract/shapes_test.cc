@@ -29,14 +29,14 @@ struct Layer {
   DispatchOutputs outputs(int rank) const {
     DispatchArgs args{.x = shaped(DType::kBFloat16, {bs, h}),
                       .expert_ids = shaped(DType::kInt32, {bs, k}),
-                      .ep_world_size = e,
-                      .ep_rank_id = rank,
-                      .moe_expert_num = m,
+                      .layer = {.ep_world_size = e,
+                                .ep_rank_id = rank,
+                                .moe_expert_num = m,
+                                .shared_expert_num = s,
+                                .shared_expert_rank_num = sr,
+                                .global_bs = global_bs},
                       .tp_world_size = tp,
-                      .shared_expert_num = s,
-                      .shared_expert_rank_num = sr,
-                      .quant_mode = quant_mode,
-                      .global_bs = global_bs};
+                      .quant_mode = quant_mode};
     if (weighted) {
       args.expert_scales = shaped(DType::kFloat32, {bs, k});
     }
@@ -51,7 +51,7 @@ struct Layer {
 };
 
 TEST(OutputShapes, ThoseOfTheContractsExample) {
-  // ops.md section 2: x (32, 256) bfloat16, K 8, E 16, M 16, defaults.
+  // docs/contract/operators.md section 2: x (32, 256) bfloat16, K 8, E 16, M 16, defaults.
   const Layer layer{.e = 16, .m = 16, .bs = 32, .k = 8, .h = 256};
   for (int rank : {0, 15}) {
     const DispatchOutputs outputs = layer.outputs(rank);
@@ -67,7 +67,7 @@ TEST(OutputShapes, ThoseOfTheContractsExample) {
 }
 
 TEST(OutputShapes, ThoseOfTheWorkedExample) {
-  // ops.md section 9: E=2, M=4, BS=2, K=2.
+  // docs/contract/operators.md section 9: E=2, M=4, BS=2, K=2.
   const Layer layer{.e = 2, .m = 4, .bs = 2, .k = 2};
   const DispatchOutputs outputs = layer.outputs(1);
   EXPECT_EQ(outputs.expand_x, (Dims{8, 16}));
@@ -196,9 +196,7 @@ TEST(OutputShapes, UnderElasticInfoTakeTheSharedRanksCapacityWhereThatIsLarger) 
 TEST(OutputShapes, OccurrencesAreAsLongAsTheIds) {
   DispatchArgs args{.x = shaped(DType::kBFloat16, {3, 16}),
                     .expert_ids = shaped(DType::kInt32, {3, 2}),
-                    .ep_world_size = 2,
-                    .ep_rank_id = 0,
-                    .moe_expert_num = 4,
+                    .layer = {.ep_world_size = 2, .ep_rank_id = 0, .moe_expert_num = 4},
                     .form = IndexForm::kOccurrences};
   const auto shape = check_dispatch({.rank = 0, .world_size = 2}, args);
   ASSERT_TRUE(shape.ok());
@@ -215,15 +213,14 @@ TEST(OutputShapes, WithoutTokensNothingCanArrive) {
 
 TEST(Capacity, TheLargestThatFitsIsAccepted) {
   // A*128 < 2^31: A = GBS*min(L,K) up to 2^24 - 1.
-  DispatchArgs args{.x = shaped(DType::kInt8, {1, 16}),
-                    .expert_ids = shaped(DType::kInt32, {1, 1}),
-                    .ep_world_size = 1,
-                    .ep_rank_id = 0,
-                    .moe_expert_num = 1,
-                    .global_bs = (1 << 24) - 1};
+  DispatchArgs args{
+      .x = shaped(DType::kInt8, {1, 16}),
+      .expert_ids = shaped(DType::kInt32, {1, 1}),
+      .layer = {
+          .ep_world_size = 1, .ep_rank_id = 0, .moe_expert_num = 1, .global_bs = (1 << 24) - 1}};
   args.x = shaped(DType::kBFloat16, {1, 16});
   EXPECT_TRUE(check_dispatch({.rank = 0, .world_size = 1}, args).ok());
-  args.global_bs = 1 << 24;
+  args.layer.global_bs = 1 << 24;
   EXPECT_EQ(check_dispatch({.rank = 0, .world_size = 1}, args).status().info().argument,
             "global_bs");
 }

@@ -383,6 +383,21 @@ TEST(StrictMask, OtherFormsAndOtherModesPass) {
 
 class StrictIds : public ::testing::TestWithParam<Strict> {};
 
+TEST_P(StrictIds, AreAllRouted) {
+  const std::vector<std::int32_t> ids = {0, 1, -1, 2};
+  const TensorView view = TensorView::contiguous(ids.data(), DType::kInt32, {2, 2});
+  const Checker check = checker(kV2, GetParam());
+  EXPECT_EQ(check_strict_ids(check, view, std::nullopt).message(),
+            std::string("npu_moe_distribute_dispatch_v2: argument expert_ids: expected ids of "
+                        "experts, not -1, in strict mode ") +
+                name_of_mode(GetParam()) + ", got -1 at token 1, k 0 (rank 1)");
+  const std::vector<std::uint8_t> mask = {1, 1, 0, 1};
+  EXPECT_TRUE(
+      check_strict_ids(check, view, TensorView::contiguous(mask.data(), DType::kBool, {2, 2}))
+          .ok());
+  EXPECT_TRUE(check_strict_ids(checker(kV2, Strict::kNone), view, std::nullopt).ok());
+}
+
 TEST_P(StrictIds, OfOneTokenDiffer) {
   std::vector<std::int32_t> ids = {0, 1, 2, 2, 1, 0};
   const Checker check = checker(kV2, GetParam());

@@ -14,7 +14,7 @@ namespace {
 struct TpDispatchCall : DispatchCall {
   GroupFacts facts = kTpGroup;
   TpDispatchCall() {
-    args.moe_expert_num = 4;
+    args.layer.moe_expert_num = 4;
     args.tp_world_size = 2;
     args.tp_rank_id = 1;
   }
@@ -25,7 +25,7 @@ struct TpCombineCall : CombineCall {
   std::vector<std::int32_t> tp_counts = {1, 5};  ///< one row of the peer, rank 0
   TpCombineCall() {
     counts = {1, 1, 2, 5, 1, 1, 1, 1};
-    args.moe_expert_num = 4;
+    args.layer.moe_expert_num = 4;
     args.tp_world_size = 2;
     args.tp_rank_id = 1;
     args.tp_send_counts = TensorView::contiguous(tp_counts.data(), DType::kInt32, {2});
@@ -56,12 +56,12 @@ std::vector<BadCall<Call>> bad_tp() {
        "this rank's position in group_tp, 1",
        "2"},
       {"TwoExpertsARank",
-       [](Call& call) { call.args.moe_expert_num = 8; },
+       [](Call& call) { call.args.layer.moe_expert_num = 8; },
        "tp_world_size",
        "0 or 1, since a MoE rank has more or less than one expert",
        "2"},
       {"NoExperts",
-       [](Call& call) { call.args.moe_expert_num = 0; },
+       [](Call& call) { call.args.layer.moe_expert_num = 0; },
        "tp_world_size",
        "0 or 1, since a MoE rank has more or less than one expert",
        "2"},
@@ -196,8 +196,8 @@ TEST(Tp, ZeroAndOneMeanTheSameToTheOthers) {
 
 TEST(Tp, SharedRanksHaveAPeerToo) {
   TpDispatchCall call;
-  call.args.shared_expert_rank_num = 2;
-  call.args.moe_expert_num = 2;
+  call.args.layer.shared_expert_rank_num = 2;
+  call.args.layer.moe_expert_num = 2;
   EXPECT_TRUE(check_dispatch(call.facts, call.args).ok());
 }
 

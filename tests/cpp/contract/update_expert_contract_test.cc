@@ -68,7 +68,6 @@ TEST_P(UpdateExpertErrors, NameArgumentExpectedAndGot) {
 
 constexpr const char* kIds = "(BS, K) int32 or int64 with K >= 1";
 constexpr const char* kTable = "(experts, F) int32 with F >= 1";
-constexpr const char* kRows = "ids in [0, 4), the rows of eplb_table";
 
 const std::vector<BadUpdate> kBoth = {
     {"IdsOfAnotherDtype",
@@ -130,24 +129,6 @@ const std::vector<BadUpdate> kBoth = {
      "eplb_table",
      "an instance >= 0 at row 3, column 2",
      "-1"},
-    {"NegativeId",
-     [](UpdateCall& call) { call.ids[3] = -1; },
-     "expert_ids",
-     kRows,
-     "-1 at token 1, k 1"},
-    {"IdPastTheTable",
-     [](UpdateCall& call) { call.ids[4] = 4; },
-     "expert_ids",
-     kRows,
-     "4 at token 2, k 0"},
-    {"LongIdPastTheTable",
-     [](UpdateCall& call) {
-       call.long_ids[1] = std::int64_t{1} << 32;
-       call.args.expert_ids = TensorView::contiguous(call.long_ids.data(), DType::kInt64, {3, 2});
-     },
-     "expert_ids",
-     kRows,
-     "4294967296 at token 0, k 1"},
     {"RankPastTheWorld",
      [](UpdateCall& call) { call.args.world_size = 1; },
      "local_rank_id",
@@ -229,6 +210,59 @@ const std::vector<BadUpdate> kPruning = {
 };
 
 INSTANTIATE_TEST_SUITE_P(Pruning, PruningErrors, ::testing::ValuesIn(kPruning), name_of_case);
+
+/// Both operators refuse the id at the place; each names its own ways to leave a choice out.
+void expect_bad_id(const UpdateCall& call, const std::string& got) {
+  const auto sentence = [&](const char* op, const std::string& ways) {
+    return std::string(op) + ": argument expert_ids: expected ids in [0, 4), the rows of " +
+           "eplb_table (" + ways + " leaves a choice out), got " + got + " (rank 1)";
+  };
+  EXPECT_EQ(check_update_expert(call.args, Strict::kNone).message(),
+            sentence("npu_moe_update_expert", "-1 or false in active_mask"));
+  EXPECT_EQ(check_eplb_update_expert(call.eplb(), Strict::kNone).message(),
+            sentence("npu_moe_eplb_update_expert", "-1"));
+}
+
+TEST(UpdateExpertIds, OutsideTheTableAreNamedWithTheirPlace) {
+  UpdateCall call;
+  call.ids[3] = -2;
+  expect_bad_id(call, "-2 at token 1, k 1");
+  call.ids[2] = 4;
+  expect_bad_id(call, "4 at token 1, k 0");
+  call.long_ids[1] = std::int64_t{1} << 32;
+  call.args.expert_ids = TensorView::contiguous(call.long_ids.data(), DType::kInt64, {3, 2});
+  expect_bad_id(call, "4294967296 at token 0, k 1");
+}
+
+TEST(UpdateExpertIds, OfTokensThatAreNotActiveAreNotRead) {
+  UpdateCall call;  // token 2 is not active
+  call.ids[4] = 4;
+  call.ids[5] = std::numeric_limits<std::int32_t>::min();
+  EXPECT_TRUE(check_update_expert(call.args, Strict::kNone).ok());
+  EXPECT_TRUE(check_update_expert(call.args, Strict::kA3).ok());
+  EXPECT_EQ(check_eplb_update_expert(call.eplb(), Strict::kNone).info().argument, "expert_ids");
+}
+
+TEST(UpdateExpertIds, MinusOneIsNotRoutedButInStrictModes) {
+  UpdateCall call;
+  call.ids[3] = -1;
+  call.long_ids[3] = -1;
+  for (const bool long_ids : {false, true}) {
+    if (long_ids) {
+      call.args.expert_ids = TensorView::contiguous(call.long_ids.data(), DType::kInt64, {3, 2});
+    }
+    EXPECT_TRUE(check_update_expert(call.args, Strict::kNone).ok());
+    EXPECT_TRUE(check_eplb_update_expert(call.eplb(), Strict::kNone).ok());
+    for (const Status& status : {check_update_expert(call.args, Strict::kA3),
+                                 check_eplb_update_expert(call.eplb(), Strict::kA3)}) {
+      EXPECT_EQ(status.info().argument, "expert_ids");
+      EXPECT_NE(status.message().find("expected ids of experts, not -1, in strict mode a3, got -1 "
+                                      "at token 1, k 1 (rank 1)"),
+                std::string::npos)
+          << status.message();
+    }
+  }
+}
 
 TEST(EplbUpdateExpert, HasOnlyModeZero) {
   UpdateCall call;

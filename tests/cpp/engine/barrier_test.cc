@@ -117,6 +117,7 @@ TEST(Barrier, MeetsNoOtherOperator) {
     EXPECT_NE(status.message().find("_npu_distribute_barrier on rank 0"), std::string::npos)
         << status.message();
   }
+  ranks.expect_resets();
   ranks.expect_works();
 }
 

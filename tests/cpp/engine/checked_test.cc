@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "engine/session.h"
+#include "engine/group_access.h"
 #include "support/ranks.h"
 #include "window/checks.h"
 
@@ -83,7 +83,7 @@ TEST_P(DamagedWindow, IsAnErrorOnWhoeverReadsIt) {
   std::vector<Group>* all = nullptr;
   std::vector<Group> groups = checked_groups(2, [&](Phase phase) {
     if (turn == 0 && own_rank == 0 && phase == Phase::kSignalled) {
-      window::Window& window = (*all)[0].session().window();
+      window::Window& window = engine::session_of((*all)[0]).window();
       GetParam().damage(window.halves[1].data(), window.control->headers[1]);
       turn = 1;
     }
@@ -99,6 +99,7 @@ TEST_P(DamagedWindow, IsAnErrorOnWhoeverReadsIt) {
   EXPECT_EQ(results[1].code(), StatusCode::kInternal);
   EXPECT_NE(results[1].message().find(GetParam().text), std::string::npos) << results[1].message();
   EXPECT_NE(results[1].message().find("rank 0"), std::string::npos) << results[1].message();
+  expect_all_ok(run(groups, [](Group& group) { return group.reset().status(); }));
   expect_all_ok(run_layers(groups, layer));
 }
 

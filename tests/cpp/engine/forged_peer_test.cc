@@ -11,7 +11,9 @@
 #include <utility>
 #include <vector>
 
+#include "engine/group_access.h"
 #include "engine/session.h"
+#include "support/posts.h"
 #include "support/run_layer.h"
 #include "waybill/dispatch.h"
 #include "waybill/group.h"
@@ -34,25 +36,22 @@ Status dispatch_beside(const Change& change) {
     if (phase != Phase::kWaitSignals) {
       return;
     }
-    Session& own = tp[0].session();
-    Session& peer = tp[1].session();
-    const std::size_t half = own.number % 2;
+    Session& own = engine::session_of(tp[0]);
+    Session& peer = engine::session_of(tp[1]);
+    const std::size_t half = own.standing().number() % 2;
     ASSERT_TRUE(peer.window().halves[half].commit(0, window::kGranule).ok());
-    window::CallHeader& header = peer.page().headers[half];
-    std::memcpy(&header, &own.page().headers[half], sizeof(header));
+    window::CallHeader header = own.page().headers[half];
     std::int32_t counted = 2;
     change(header, counted);
     std::memcpy(peer.window().halves[half].data(), &counted, sizeof(counted));
-    peer.page().signalled.store(header.stamp);
-    peer.page().done.store(header.stamp);
+    testing::post_call(peer.board(), header);
   };
   tp = std::move(*Group::local(2, options));
   const std::vector<float> x(2 * 4, 1.0F);
   const std::vector<std::int32_t> ids = {0, 0};
   DispatchArgs args{.x = TensorView::contiguous(x.data(), DType::kFloat32, {2, 4}),
                     .expert_ids = TensorView::contiguous(ids.data(), DType::kInt32, {2, 1}),
-                    .ep_world_size = 1,
-                    .moe_expert_num = 1,
+                    .layer = {.ep_world_size = 1, .moe_expert_num = 1},
                     .tp_group = &tp[0],
                     .tp_world_size = 2};
   return dispatch(ep->front(), args).status();

@@ -52,6 +52,7 @@ TEST(AddRmsNorm, TriplesAndOccurrencesDoNotMeet) {
               std::string::npos)
         << status.message();
   }
+  ranks.expect_resets();
   ranks.expect_works();
 }
 

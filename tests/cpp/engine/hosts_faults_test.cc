@@ -9,7 +9,7 @@
 #include <thread>
 #include <vector>
 
-#include "engine/session.h"
+#include "engine/group_access.h"
 #include "support/ranks.h"
 #include "transport/local_wire.h"
 #include "waybill/barrier.h"
@@ -55,10 +55,10 @@ void cut(LocalLinks& links, const std::vector<int>& from, const std::vector<int>
 void wait_until_lost(Ranks& ranks, const std::vector<int>& who, const std::vector<int>& lost) {
   for_each_link(who, lost, [&](int of, int rank) {
     const auto end = Clock::now() + 20s;
-    while (!ranks[of].session().transport().has_ended(rank) && Clock::now() < end) {
+    while (!engine::session_of(ranks[of]).transport().has_ended(rank) && Clock::now() < end) {
       std::this_thread::sleep_for(1ms);
     }
-    EXPECT_TRUE(ranks[of].session().transport().has_ended(rank));
+    EXPECT_TRUE(engine::session_of(ranks[of]).transport().has_ended(rank));
   });
 }
 
@@ -196,6 +196,7 @@ bool is_error_of_call(const std::string& text) {
                            "called reset during",
                            "gave the call up",
                            "at a later one than this rank",
+                           "left the group",
                            "expected a reset of the group first"}) {
     if (text.find(part) != std::string::npos) {
       return true;

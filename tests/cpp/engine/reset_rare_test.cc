@@ -10,15 +10,23 @@
 #include <utility>
 #include <vector>
 
-#include "engine/reset_posts.h"
-#include "engine/session.h"
+#include "engine/group_access.h"
 #include "setup_calls.h"
+#include "support/posts.h"
 #include "support/ranks.h"
+#include "window/page_reads.h"
 
 namespace waybill::engine {
 namespace {
 
 using namespace std::chrono_literals;
+using testing::post_accepted;
+using testing::post_joined;
+using testing::post_list;
+using window::accepted_in;
+using window::incarnation_hash;
+using window::read_joined;
+using window::ResetList;
 using window::ResetStage;
 using Members = Result<std::vector<int>>;
 
@@ -33,7 +41,8 @@ class Beside {
   Beside(const Beside&) = delete;
   Beside& operator=(const Beside&) = delete;
 
-  window::ControlPage& page(int rank) { return ranks_[rank].session().page(); }
+  const window::ControlPage& page(int rank) { return board(rank).page(); }
+  window::Board& board(int rank) { return engine::session_of(ranks_[rank]).board(); }
   Group& group(int rank) { return ranks_[rank]; }
 
   void reset(int rank) {
@@ -66,12 +75,12 @@ class Beside {
       list.add(r);
       list.incarnations ^= incarnation_hash(r, page(r));
     }
-    post_list(page(rank), attempt, list);
+    post_list(board(rank), attempt, list);
     accept(rank, attempt, rank);
   }
   void accept(int rank, std::uint32_t attempt, int closer) {
-    post_accepted(page(rank), attempt, closer);
-    post_joined(page(rank), attempt, ResetStage::kClosed);
+    post_accepted(board(rank), attempt, closer);
+    post_joined(board(rank), attempt, ResetStage::kClosed);
   }
 
  private:
@@ -116,8 +125,8 @@ TEST(ResetBeside, AConcludedListThatThisRankDidNotAcceptLeavesItBehind) {
   Beside beside(3);
   beside.reset(0);
   beside.wait_until_joined(1);
-  post_accepted(beside.page(1), 1, 2);
-  post_joined(beside.page(1), 1, ResetStage::kConcluded);
+  post_accepted(beside.board(1), 1, 2);
+  post_joined(beside.board(1), 1, ResetStage::kConcluded);
   expect_left_behind(beside.result());
 }
 
@@ -127,7 +136,7 @@ TEST(ResetBeside, AConclusionOfTheAcceptedListIsFollowed) {
   beside.wait_until_joined(1);
   beside.close(0, 1, {0, 1, 2});
   beside.wait_until_accepted(1, 0);
-  post_joined(beside.page(0), 1, ResetStage::kConcluded);
+  post_joined(beside.board(0), 1, ResetStage::kConcluded);
   const Members members = beside.result();
   ASSERT_TRUE(members.ok()) << members.status().message();
   EXPECT_EQ(*members, (std::vector<int>{0, 1, 2}));
@@ -138,17 +147,17 @@ TEST(ResetBeside, AListThatHoldsIsConcludedAlthoughTheCloserIsInTheNextAttempt) 
   Beside beside(2);
   beside.reset(1);
   beside.wait_until_joined(1);
-  post_joined(beside.page(0), 1, ResetStage::kGathering);
+  post_joined(beside.board(0), 1, ResetStage::kGathering);
   ResetList list;
   for (const int r : {0, 1}) {
     list.add(r);
     list.incarnations ^= incarnation_hash(r, beside.page(r));
   }
-  post_list(beside.page(0), 1, list);
+  post_list(beside.board(0), 1, list);
   beside.wait_until_accepted(1, 0);
   // This rank nearly always sees both at once.
-  post_accepted(beside.page(0), 1, 0);
-  post_joined(beside.page(0), 2, ResetStage::kGathering);
+  post_accepted(beside.board(0), 1, 0);
+  post_joined(beside.board(0), 2, ResetStage::kGathering);
   const Members members = beside.result();
   ASSERT_TRUE(members.ok()) << members.status().message();
   EXPECT_EQ(*members, (std::vector<int>{0, 1}));
@@ -156,10 +165,10 @@ TEST(ResetBeside, AListThatHoldsIsConcludedAlthoughTheCloserIsInTheNextAttempt) 
 
 TEST(ResetBeside, WhoGivesUpAfterTheListIsClosedBreaksIt) {
   Beside beside(2, 300ms);
-  post_joined(beside.page(1), 1, ResetStage::kGathering);
+  post_joined(beside.board(1), 1, ResetStage::kGathering);
   beside.reset(0);
   beside.wait_until_accepted(1, 0);
-  post_joined(beside.page(1), 1, ResetStage::kGaveUp);
+  post_joined(beside.board(1), 1, ResetStage::kGaveUp);
   const Members members = beside.result();
   ASSERT_TRUE(members.ok()) << members.status().message();
   EXPECT_EQ(*members, std::vector<int>{0});
@@ -167,7 +176,7 @@ TEST(ResetBeside, WhoGivesUpAfterTheListIsClosedBreaksIt) {
 
 TEST(ResetBeside, ARankThatNeverAcceptsIsNotWaitedForForEver) {
   Beside beside(2, 200ms);
-  post_joined(beside.page(1), 1, ResetStage::kGathering);
+  post_joined(beside.board(1), 1, ResetStage::kGathering);
   beside.reset(0);
   const Members members = beside.result();
   ASSERT_TRUE(members.ok()) << members.status().message();
@@ -183,7 +192,7 @@ TEST(ResetBeside, AListOfOtherProcessesIsNotAccepted) {
   list.add(0);
   list.add(1);
   list.incarnations = 12345;
-  post_list(beside.page(0), 1, list);
+  post_list(beside.board(0), 1, list);
   beside.accept(0, 1, 0);
   const Members members = beside.result();
   ASSERT_TRUE(members.ok()) << members.status().message();
@@ -192,7 +201,7 @@ TEST(ResetBeside, AListOfOtherProcessesIsNotAccepted) {
 
 TEST(ResetBeside, TimesOutWhereTheLowestRankNeverCloses) {
   Beside beside(3, 100ms);
-  post_joined(beside.page(0), 1, ResetStage::kGathering);
+  post_joined(beside.board(0), 1, ResetStage::kGathering);
   beside.reset(1);
   const Members members = beside.result();
   ASSERT_FALSE(members.ok());
@@ -219,9 +228,9 @@ TEST(ResetInterrupted, GivesUpAndClosesAnOpenSetup) {
   const Status status = group.reset().status();
   EXPECT_EQ(status.code(), StatusCode::kInterrupted);
   EXPECT_EQ(status.message(), "reset: interrupted");
-  EXPECT_EQ(group.session().page().left.load(), window::stamp(2, 0))
+  EXPECT_EQ(engine::session_of(group).page().left.load(), window::stamp(2, 0))
       << "readers of the setup's rows get an error";
-  EXPECT_EQ(read_joined(group.session().page()).stage, ResetStage::kGaveUp);
+  EXPECT_EQ(read_joined(engine::session_of(group).page()).stage, ResetStage::kGaveUp);
   const Status next = testing::dispatch_only(group, layer.dispatch_args(0));
   EXPECT_EQ(next.code(), StatusCode::kInvalidState);
   EXPECT_NE(next.message().find("reset: interrupted"), std::string::npos) << next.message();

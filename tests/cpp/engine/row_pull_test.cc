@@ -7,11 +7,12 @@
 #include <utility>
 #include <vector>
 
+#include "engine/group_access.h"
 #include "engine/session.h"
+#include "support/posts.h"
 #include "support/ranks.h"
 #include "waybill/dispatch.h"
 #include "waybill/group.h"
-#include "window/control.h"
 #include "window/layout.h"
 
 namespace waybill::engine {
@@ -34,9 +35,9 @@ Status dispatch_beside(const Entries& change, int threads) {
     if (phase != Phase::kWaitSignals) {
       return;
     }
-    Session& own = groups[0].session();
-    Session& peer = groups[1].session();
-    const std::size_t half = own.number % 2;
+    Session& own = engine::session_of(groups[0]);
+    Session& peer = engine::session_of(groups[1]);
+    const std::size_t half = own.standing().number() % 2;
     const auto layout = window::DispatchLayout::of({.num_ranks = 2,
                                                     .num_experts = 2,
                                                     .num_entries = kTokens,
@@ -49,10 +50,7 @@ Status dispatch_beside(const Entries& change, int threads) {
     ASSERT_TRUE(peer.window().halves[half].commit(0, layout.end).ok());
     std::memcpy(bytes, own.window().halves[half].data(), static_cast<std::size_t>(layout.end));
     change(reinterpret_cast<std::int32_t*>(bytes + layout.entries.offset));
-    window::CallHeader& header = peer.page().headers[half];
-    std::memcpy(&header, &own.page().headers[half], sizeof(header));
-    peer.page().signalled.store(header.stamp);
-    peer.page().done.store(header.stamp);
+    testing::post_call(peer.board(), own.page().headers[half]);
   };
   auto made = Group::local(2, options);
   if (!made.ok()) {
@@ -64,8 +62,7 @@ Status dispatch_beside(const Entries& change, int threads) {
   return dispatch(groups[0],
                   {.x = TensorView::contiguous(x.data(), DType::kFloat32, {kTokens, kHidden}),
                    .expert_ids = TensorView::contiguous(ids.data(), DType::kInt32, {kTokens, 1}),
-                   .ep_world_size = 2,
-                   .moe_expert_num = 2})
+                   .layer = {.ep_world_size = 2, .moe_expert_num = 2}})
       .status();
 }
 

@@ -212,6 +212,7 @@ TEST(Setup, WhatAnotherRankDoesDifferentlyIsRaisedByTeardown) {
     ASSERT_EQ(status.code(), StatusCode::kMismatch) << status.message();
     EXPECT_NE(status.message().find("npu_moe_distribute_dispatch_v2 on rank 1"), std::string::npos);
   }
+  ranks.expect_resets();
   const auto refused = with_odd([&](Group& group) {
     DispatchSetupArgs args = SetupCalls{layer, 1}.dispatch_args();
     args.common.comm_type = 1;

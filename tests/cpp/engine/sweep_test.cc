@@ -80,6 +80,14 @@ TEST(Sweep, DrawsEveryForm) {
     seen["copies"] += layer.num_copy > 0 ? 1 : 0;
     seen["special and elastic"] += layer.num_special() > 0 && layer.is_scaled_in() ? 1 : 0;
     seen["set up"] += layer.set_up ? 1 : 0;
+    seen["not routed, set up"] += layer.not_routed && layer.set_up ? 1 : 0;
+    seen["not routed, v1 with shared experts"] +=
+        layer.not_routed && occurrences && layer.num_shared_ranks > 0 ? 1 : 0;
+    seen["not routed, smooth, with shared experts"] +=
+        layer.not_routed && layer.smooth && layer.num_shared_ranks > 0 ? 1 : 0;
+    seen["not routed, norm"] += layer.not_routed && layer.norm ? 1 : 0;
+    seen["not routed, elastic"] += layer.not_routed && layer.is_scaled_in() ? 1 : 0;
+    seen["not routed, constants"] += layer.not_routed && layer.num_constant > 0 ? 1 : 0;
     seen["set up, quantised on the way back"] += layer.set_up && layer.comm_quant_mode == 2 ? 1 : 0;
     seen["set up with a row for the shared expert"] +=
         layer.set_up && layer.smooth && layer.scale_of_shared ? 1 : 0;

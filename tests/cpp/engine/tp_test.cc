@@ -126,7 +126,7 @@ TEST(Tp, ARefusalOfCombineToo) {
     }
     CombineArgs args = layer.combine_args(place.rank, sent->expand_x.view(), *sent);
     args.tp_group = &place.tp;
-    args.comm_alg = place.tp_rank == 0 && place.rank == 1 ? "ring" : "";
+    args.layer.comm_alg = place.tp_rank == 0 && place.rank == 1 ? "ring" : "";
     return combine(place.ep, args).status();
   });
   EXPECT_EQ(results[Place::index(0, 1)].code(), StatusCode::kInvalidArgument);
@@ -265,6 +265,32 @@ TEST(Tp, ACallAfterAResetWithoutThePeerIsRefused) {
     EXPECT_EQ(status.code(), StatusCode::kInvalidState) << status.message();
     EXPECT_TRUE(!status.ok() && status.info().ranks == std::vector<int>{1}) << status.message();
   }
+}
+
+/// A call that one rank makes without its TP group, since it got an argument wrong: its peer does
+/// not hear of it, and must not take the rank's next call for this one.
+TEST(Tp, AFailureThatThePeerDidNotHearOfIsOutOfStep) {
+  TpRanks ranks;
+  const auto results = ranks.run([](const Place& place) -> Status {
+    const LayerCase layer = tp_layer(place.tp_rank);
+    Status first;
+    for (int call = 1; call <= 2; ++call) {
+      DispatchArgs args = dispatch_args(layer, place);
+      if (call == 1 && place.tp_rank == 0 && place.rank == 1) {
+        args.tp_world_size = 0;
+      }
+      Status status = dispatch(place.ep, args).status();
+      first = first.ok() ? std::move(status) : std::move(first);
+    }
+    return first;
+  });
+  for (const Status& status : results) {
+    EXPECT_FALSE(status.ok());
+  }
+  EXPECT_NE(results[Place::index(1, 1)].message().find("out of step"), std::string::npos)
+      << results[Place::index(1, 1)].message();
+  ranks.expect_resets();
+  ranks.expect_works();
 }
 
 }  // namespace

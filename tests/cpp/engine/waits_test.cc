@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "engine/session.h"
+#include "engine/group_access.h"
 #include "engine/whereabouts.h"
 #include "support/ranks.h"
 
@@ -39,7 +39,7 @@ std::vector<Group> logging_groups(std::vector<std::vector<std::string>>& lines, 
 void dispatch_with_a_late_rank(std::vector<Group>& groups) {
   const LayerCase layer = plain_layer(2);
   std::thread late([&] {
-    while (groups[0].session().page().asleep.load() == 0) {
+    while (engine::session_of(groups[0]).page().asleep.load() == 0) {
       std::this_thread::yield();
     }
     std::this_thread::sleep_for(20ms);
@@ -99,16 +99,26 @@ TEST(Timeout, SaysWhereTheMissingRanksAre) {
   EXPECT_NE(text.find(" s after call 1; rank 2: idle for "), std::string::npos) << text;
 }
 
-TEST(Timeout, SaysThatTheMissingRankNeedsAReset) {
-  Ranks ranks(2);
+TEST(Timeout, ARankThatComesLaterIsToldAtOnceWhoLeftAndWhy) {
+  Ranks ranks(2, 20s);
   const LayerCase layer = plain_layer(2);
   ranks[1].set_timeout(50ms);
   EXPECT_EQ(dispatch_only(ranks[1], layer.dispatch_args(1)).code(), StatusCode::kTimeout);
   DispatchArgs refused = layer.dispatch_args(0);
   refused.quant_mode = 7;
   EXPECT_EQ(dispatch_only(ranks[0], refused).code(), StatusCode::kInvalidArgument);
-  const std::string text = timeout_of(ranks, layer);
-  EXPECT_NE(text.find(" s after call 1, needs a reset"), std::string::npos) << text;
+  const auto begin = std::chrono::steady_clock::now();
+  const Status status = dispatch_only(ranks[0], layer.dispatch_args(0));
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 10s);
+  EXPECT_EQ(status.code(), StatusCode::kInvalidState);
+  EXPECT_EQ(status.info().ranks, std::vector<int>{1});
+  EXPECT_NE(status.message().find("rank 1 left the group: its call 1 failed: "
+                                  "npu_moe_distribute_dispatch_v2: rank 0 did not come within"),
+            std::string::npos)
+      << status.message();
+  ranks[1].set_timeout(20s);
+  ranks.expect_resets();
+  ranks.expect_works();
 }
 
 TEST(Whereabouts, OfEveryPhase) {

@@ -7,7 +7,7 @@
 #include <thread>
 #include <vector>
 
-#include "engine/session.h"
+#include "engine/group_access.h"
 #include "support/layer_case.h"
 #include "support/processes.h"
 #include "support/ranks.h"
@@ -77,7 +77,8 @@ void wait_for_newcomers(Group& group, const std::vector<int>& ranks) {
 /// Its address is free then.
 void wait_for_end(Group& group, int rank) {
   const auto end = std::chrono::steady_clock::now() + kPatience;
-  while (!group.session().transport().has_ended(rank) && std::chrono::steady_clock::now() < end) {
+  while (!engine::session_of(group).transport().has_ended(rank) &&
+         std::chrono::steady_clock::now() < end) {
     std::this_thread::sleep_for(1ms);
   }
 }

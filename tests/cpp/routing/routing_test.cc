@@ -51,7 +51,7 @@ struct Published {
 Published publish(const LayerCase& layer, int rank) {
   const DispatchArgs args = layer.dispatch_args(rank);
   const Grid<std::int32_t> ids(args.expert_ids);
-  const ActivePairs pairs(args.x_active_mask, layer.k);
+  const ActivePairs pairs(args.x_active_mask, ids, layer.k);
   const std::int64_t bs = args.x.shape[0];
   Published out;
   const Checker check(Operator::kDispatchV2, {.rank = rank, .world_size = layer.num_ranks});
@@ -115,14 +115,14 @@ RC_GTEST_PROP(Routing, NoRankGetsMoreThanItsCapacityWithoutDuplicates, ()) {
 }
 
 TEST(Routing, TheWorkedExampleOfTheContract) {
-  // ops.md section 9: E=2, M=4, BS=2, K=2.
+  // docs/contract/operators.md section 9: E=2, M=4, BS=2, K=2.
   const std::vector<std::vector<std::int32_t>> ids = {{0, 2, 3, 2}, {2, 1, 0, 3}};
   std::vector<Published> published(2);
   std::vector<SourceRouting> sources;
   for (std::size_t r = 0; r < 2; ++r) {
     const TensorView view = TensorView::contiguous(ids[r].data(), DType::kInt32, {2, 2});
     const Grid<std::int32_t> grid(view);
-    const ActivePairs all(std::nullopt, 2);
+    const ActivePairs all(std::nullopt, grid, 2);
     const Topology topology = plain_topology(2, static_cast<int>(r), 4);
     const Checker check(Operator::kDispatchV2, {.rank = static_cast<int>(r), .world_size = 2});
     SendCounts& counts = published[r].counts;
@@ -147,11 +147,12 @@ TEST(Routing, TheWorkedExampleOfTheContract) {
 TEST(Routing, AnIdOutOfRangeIsNamedWithItsPlace) {
   const std::vector<std::int32_t> ids = {0, 1, 2, 4};
   const TensorView view = TensorView::contiguous(ids.data(), DType::kInt32, {2, 2});
+  const Grid<std::int32_t> grid(view);
   SendCounts counts;
   const Status status = count(Checker(Operator::kDispatchV2, {.rank = 0, .world_size = 1}),
                               plain_topology(1, 0, 4),
-                              Grid<std::int32_t>(view),
-                              ActivePairs(std::nullopt, 2),
+                              grid,
+                              ActivePairs(std::nullopt, grid, 2),
                               2,
                               2,
                               counts);

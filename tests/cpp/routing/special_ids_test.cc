@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "contract/topology.h"
@@ -33,10 +34,12 @@ struct Batch {
     return Grid<std::int32_t>(TensorView::contiguous(ids.data(), DType::kInt32, {bs(), k}));
   }
   ActivePairs pairs() const {
-    return mask ? ActivePairs(TensorView::contiguous(mask->data(), DType::kBool, {bs(), k}), k)
-                : ActivePairs(std::nullopt, k);
+    if (!mask) {
+      return {std::nullopt, grid(), k};
+    }
+    return {TensorView::contiguous(mask->data(), DType::kBool, {bs(), k}), grid(), k};
   }
-  bool active(std::size_t i) const { return !mask || (*mask)[i] != 0; }
+  bool active(std::size_t i) const { return (!mask || (*mask)[i] != 0) && ids[i] != -1; }
 };
 
 Status count_batch(const Topology& topology, const Batch& batch, SendCounts& counts) {
@@ -67,16 +70,64 @@ TEST(SpecialIds, OfMaskedPairsAreNeverRead) {
 }
 
 TEST(SpecialIds, EveryOtherIdIsAnErrorThatNamesBothRanges) {
-  for (const std::int32_t id : {-1, 4, 5, 7, 11, 2147483647, -2147483647 - 1}) {
+  for (const std::int32_t id : {-2, 4, 5, 7, 11, 2147483647, -2147483647 - 1}) {
     const Batch batch{.k = 3, .ids = {0, 8, 10, 3, id, 0}};
     SendCounts counts;
     const Status status = count_batch(kScaledIn, batch, counts);
     ASSERT_EQ(status.code(), StatusCode::kInvalidArgument) << id;
     EXPECT_EQ(status.message(),
               "npu_moe_distribute_dispatch_v2: argument expert_ids: expected ids in [0, 4) or [8, "
-              "11), got " +
+              "11) (-1 or false in x_active_mask leaves a choice out), got " +
                   std::to_string(id) + " at token 1, k 1 (rank 0)");
   }
+}
+
+TEST(SpecialIds, StrictModesNameOnlyWhatTheyHave) {
+  for (const auto& [strict, way] : {std::pair(Strict::kA3,
+                                              " (false in x_active_mask leaves a "
+                                              "choice out)"),
+                                    std::pair(Strict::kA2, "")}) {
+    const Checker check(Operator::kDispatchV2, {.rank = 0, .world_size = 2, .strict = strict});
+    const Batch batch{.k = 1, .ids = {-2}};
+    SendCounts counts;
+    const Status status = count(check, kScaledIn, batch.grid(), batch.pairs(), 1, 1, counts);
+    EXPECT_NE(status.message().find("ids in [0, 4) or [8, 11)" + std::string(way) + ", got -2"),
+              std::string::npos)
+        << status.message();
+  }
+}
+
+TEST(NotRouted, IsAsIfTheMaskWereFalse) {
+  const Batch batch{.k = 2, .ids = {-1, 3, -1, -1, 9, -1, 0, 0}};
+  const Batch masked{.k = 2,
+                     .ids = {7, 3, 7, 7, 9, 7, 0, 0},
+                     .mask = std::vector<std::uint8_t>{0, 1, 0, 0, 1, 0, 1, 1}};
+  SendCounts counts;
+  SendCounts want;
+  ASSERT_TRUE(count_batch(kScaledIn, batch, counts).ok());
+  ASSERT_TRUE(count_batch(kScaledIn, masked, want).ok());
+  EXPECT_EQ(counts.expert_offsets, want.expert_offsets);
+  EXPECT_EQ(counts.rows_to, want.rows_to);
+  EXPECT_EQ(counts.num_entries, 3);
+  EXPECT_EQ(counts.num_active, 3);  // not token 1
+  std::vector<std::int32_t> cursor;
+  std::vector<std::int32_t> entries(3);
+  sort_by_expert(counts, batch.grid(), batch.pairs(), 4, 2, cursor, entries);
+  EXPECT_EQ(entries, (std::vector<std::int32_t>{6, 7, 1}));
+  std::vector<std::int32_t> active(3);
+  list_active(batch.pairs(), 4, active);
+  EXPECT_EQ(active, (std::vector<std::int32_t>{0, 2, 3}));
+  std::vector<std::int32_t> occurrences(8, -5);
+  count_occurrences(counts, batch.grid(), batch.pairs(), 4, 2, cursor, occurrences.data());
+  EXPECT_EQ(occurrences[7], 1);
+}
+
+TEST(NotRouted, NeedsTheMaskToo) {
+  const Batch batch{.k = 2, .ids = {-1, 3, 2, -1}, .mask = std::vector<std::uint8_t>{1, 0, 0, 1}};
+  SendCounts counts;
+  ASSERT_TRUE(count_batch(kScaledIn, batch, counts).ok());
+  EXPECT_EQ(counts.num_entries, 0);
+  EXPECT_EQ(counts.num_active, 0);
 }
 
 TEST(SpecialIds, WithoutThemOneRangeIsNamed) {
@@ -84,7 +135,8 @@ TEST(SpecialIds, WithoutThemOneRangeIsNamed) {
   topology.special_end = topology.special_begin;
   SendCounts counts;
   const Status status = count_batch(topology, {.k = 1, .ids = {8}}, counts);
-  EXPECT_NE(status.message().find("expected ids in [0, 4), got 8 at token 0, k 0"),
+  EXPECT_NE(status.message().find("expected ids in [0, 4) (-1 or false in x_active_mask leaves a "
+                                  "choice out), got 8 at token 0, k 0"),
             std::string::npos)
       << status.message();
 }
@@ -102,7 +154,7 @@ RC_GTEST_PROP(Occurrences, AreTheEarlierPairsThatChoseTheSameExpert, ()) {
   Batch batch;
   batch.k = *rc::gen::inRange<std::int64_t>(1, 5);
   const auto pairs = static_cast<std::size_t>(batch.k * *rc::gen::inRange(0, 12));
-  const auto id = rc::gen::element(0, 1, 2, 3, 8, 9, 10);
+  const auto id = rc::gen::element(-1, 0, 1, 2, 3, 8, 9, 10);
   batch.ids = *rc::gen::container<std::vector<std::int32_t>>(pairs, id);
   if (*rc::gen::arbitrary<bool>()) {
     batch.mask =
@@ -127,7 +179,7 @@ RC_GTEST_PROP(Occurrences, AreTheEarlierPairsThatChoseTheSameExpert, ()) {
 }
 
 TEST(Occurrences, OfTheWorkedExample) {
-  // ops.md section 9: E=2, M=4.
+  // docs/contract/operators.md section 9: E=2, M=4.
   const Topology topology{.num_ranks = 2, .num_experts = 4, .special_begin = 4, .special_end = 4};
   const Batch batch{.k = 2, .ids = {0, 2, 3, 2}};
   SendCounts counts;

@@ -89,9 +89,10 @@ TEST(UpdateExpert, BalancesByToken) {
 /// One token's mask.
 Mask pruned(const std::vector<float>& scales,
             const std::vector<float>& threshold,
-            std::optional<bool> active = {}) {
+            std::optional<bool> active = {},
+            std::vector<std::int32_t> ids = {}) {
   const auto k = static_cast<std::int64_t>(scales.size());
-  const std::vector<std::int32_t> ids(scales.size(), 0);
+  ids.resize(scales.size(), 0);
   const std::uint8_t mask = active.value_or(false) ? 1 : 0;
   UpdateExpertArgs args{
       .expert_ids = TensorView::contiguous(ids.data(), DType::kInt32, {1, k}),
@@ -106,7 +107,9 @@ Mask pruned(const std::vector<float>& scales,
   Mask keep(scales.size(), 9);
   const Status status = update_expert(args, balanced.data(), keep.data());
   EXPECT_TRUE(status.ok()) << status.message();
-  EXPECT_EQ(balanced, std::vector<std::int32_t>(scales.size(), 4));  // masked or not
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    EXPECT_EQ(balanced[i], active.value_or(true) && ids[i] != -1 ? 4 : ids[i]);
+  }
   return keep;
 }
 
@@ -114,6 +117,38 @@ TEST(UpdateExpert, PrunesPairsOfLittleWeight) {
   EXPECT_EQ(pruned({0.5f, 0.25f, 0.25f}, {0.5f, 0.3f, 0.2f}), (Mask{1, 0, 1}));  // equality keeps
   EXPECT_EQ(pruned({0.5f, 0.5f}, {0.0f, 0.0f}, true), (Mask{1, 1}));
   EXPECT_EQ(pruned({0.5f, 0.5f}, {0.0f, 0.0f}, false), (Mask{0, 0}));
+}
+
+TEST(UpdateExpert, NotRoutedIsNotWeighed) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  // Without the NaN the sum is 0.75.
+  EXPECT_EQ(pruned({nan, 0.5f, 0.25f}, {0.0f, 0.5f, 0.5f}, {}, {-1, 0, 0}), (Mask{0, 1, 0}));
+  EXPECT_EQ(pruned({0.5f, 0.5f}, {-1.0f, -1.0f}, true, {-1, -1}), (Mask{0, 0}));
+}
+
+TEST(UpdateExpert, LeavesTheIdsOfInactiveTokensAlone) {
+  EXPECT_EQ(pruned({0.5f, 0.5f}, {0.0f, 0.0f}, false, {99, -7}), (Mask{0, 0}));
+}
+
+TEST(UpdateExpert, KeepsMinusOneWithoutScales) {
+  const std::vector<std::int32_t> ids = {-1, 0, 2, -1};
+  std::vector<std::int32_t> balanced(4, -5);
+  Mask mask(4, 9);
+  const UpdateExpertArgs args{
+      .expert_ids = TensorView::contiguous(ids.data(), DType::kInt32, {2, 2}),
+      .eplb_table = TensorView::contiguous(kTable.data(), DType::kInt32, {3, 4}),
+      .local_rank_id = 0,
+      .world_size = 4};
+  ASSERT_TRUE(update_expert(args, balanced.data(), mask.data()).ok());
+  EXPECT_EQ(balanced, (std::vector<std::int32_t>{-1, 4, 1, -1}));
+  EXPECT_EQ(mask, (Mask{0, 1, 1, 0}));
+  const EplbUpdateExpertArgs eplb{.expert_ids = args.expert_ids,
+                                  .eplb_table = args.eplb_table,
+                                  .local_rank_id = 0,
+                                  .world_size = 4};
+  std::vector<std::int32_t> same(4, -5);
+  ASSERT_TRUE(eplb_update_expert(eplb, same.data()).ok());
+  EXPECT_EQ(same, balanced);
 }
 
 TEST(UpdateExpert, NanPrunes) {
@@ -223,14 +258,15 @@ void compare_with_model(DType id_type, DType scale_type, ToFloat to_float, auto 
   for (std::int64_t t = 0; t < drawn.bs; ++t) {
     float sum = 0.0f;
     for (std::int64_t i = 0; i < drawn.k; ++i) {
-      const auto expert = *rc::gen::inRange<std::int64_t>(0, drawn.experts);
+      const bool active = !drawn.has_mask || drawn.mask(t, 0) != 0;
+      const auto expert = *rc::gen::inRange<std::int64_t>(active ? -1 : -9, drawn.experts);
       ids(t, i) = static_cast<Id>(expert);
       scales(t, i) = draw_scale();
-      sum += to_float(scales(t, i));
-      want.push_back(drawn.instance(t, expert));
+      sum += expert == -1 ? 0.0f : to_float(scales(t, i));
+      want.push_back(active && expert != -1 ? drawn.instance(t, expert) : expert);
     }
     for (std::int64_t i = 0; i < drawn.k; ++i) {
-      bool keep = !drawn.has_mask || drawn.mask(t, 0) != 0;
+      bool keep = (!drawn.has_mask || drawn.mask(t, 0) != 0) && ids(t, i) != -1;
       if (drawn.has_scales) {
         keep = keep && to_float(scales(t, i)) >= drawn.threshold(0, i) * sum;
       }
@@ -296,8 +332,7 @@ TEST(UpdateExpert, ErrorsReachTheCallerOfBothOperators) {
                                   .world_size = 1};
   std::vector<std::int32_t> balanced(2, -1);
   Mask mask(2);
-  const std::string text =
-      "expected ids in [0, 2), the rows of eplb_table, got 5 at token 0, k 1 (rank 0)";
+  const std::string text = "expected ids in [0, 2), the rows of eplb_table (-1";
   for (const Status& status : {update_expert(args, balanced.data(), mask.data()),
                                eplb_update_expert(eplb, balanced.data())}) {
     EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);

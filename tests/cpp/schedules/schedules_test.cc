@@ -35,7 +35,18 @@ constexpr auto kShort = 2ms;  ///< the timeout of calls that somebody misses
 
 constexpr int kPhases = 24;  ///< of a dispatch and a combine, about
 
-enum class Kind { kLayer, kInPlace, kSetUp, kBarrier, kRefused, kSkipped, kLate, kShrunk, kReset };
+enum class Kind {
+  kLayer,
+  kInPlace,
+  kSetUp,
+  kBarrier,
+  kRefused,
+  kSkipped,
+  kLate,
+  kShrunk,
+  kLeftBehind,
+  kReset
+};
 
 struct Turn {
   Kind kind;
@@ -148,6 +159,8 @@ class Player {
         return come_late(layer, chosen ? turn.where : -1);
       case Kind::kShrunk:
         return shrink(turn.rank);
+      case Kind::kLeftBehind:
+        return leave_behind(layer, chosen);
       case Kind::kReset:
         return "";
     }
@@ -215,11 +228,31 @@ class Player {
     return run_layer(group_, testing::scaled_in(schedule_.num_ranks, members));
   }
 
+  /// The others reset without one rank, and perhaps without each other; it makes a call then.
+  std::string leave_behind(const LayerCase& layer, bool chosen) {
+    group_.set_timeout(kShort);
+    if (!chosen) {
+      note_told(group_.reset().status());
+    }
+    all_.arrive_and_wait();
+    if (chosen) {
+      note_told(testing::dispatch_only(group_, layer.dispatch_args(rank())));
+    }
+    failed_ = true;
+    return "";
+  }
+
+  void note_told(const Status& status) {
+    told_ = status.message().find("this rank was left behind") != std::string::npos ||
+            status.message().find("this rank came too late") != std::string::npos;
+  }
+
   /// A reset of all, after which every rank is at the same point, and a call that works.
   std::string come_together() {
     group_.set_timeout(kPatience);
     auto members = group_.reset();
-    if (!members.ok() && members.status().code() == StatusCode::kInvalidState) {
+    // Whom nothing has told that others went on without it is told now.
+    if (!std::exchange(told_, false) && members.status().code() == StatusCode::kInvalidState) {
       members = group_.reset();
     }
     if (!members.ok()) {
@@ -235,6 +268,7 @@ class Player {
   const Schedule& schedule_;
   std::barrier<>& all_;
   std::atomic<bool>& failed_;
+  bool told_ = false;  ///< that others went on without this rank
 };
 
 std::string play(const Schedule& schedule) {

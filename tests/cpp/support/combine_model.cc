@@ -68,7 +68,8 @@ Row returned_row(const LayerCase& layer, int rank, std::int64_t row, const Layer
   return out;
 }
 
-/// The sums of ops.md section 7.2 for the tokens of one rank, one term after the other.
+/// The sums of docs/contract/operators.md section 7.2 for the tokens of one rank, one term after
+/// the other.
 class NaiveSums {
  public:
   NaiveSums(const LayerCase& layer, int rank, const LayerCase* peer)

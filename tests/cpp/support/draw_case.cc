@@ -107,6 +107,7 @@ void draw_ids(Draw& draw, LayerCase& layer, int r) {
   const bool distinct = layer.k <= layer.num_experts;
   for (std::int64_t t = 0; t < input.bs; ++t) {
     std::vector<std::int32_t> used;
+    const bool left_out = layer.not_routed && draw.one_in(5);
     for (std::int64_t j = 0; j < layer.k; ++j) {
       std::int32_t id = static_cast<std::int32_t>(draw.below(layer.num_experts));
       while (distinct && std::find(used.begin(), used.end(), id) != used.end()) {
@@ -116,7 +117,10 @@ void draw_ids(Draw& draw, LayerCase& layer, int r) {
       if (layer.num_special() > 0 && draw.one_in(3)) {
         id = static_cast<std::int32_t>(layer.given_experts() + draw.below(layer.num_special()));
       }
-      input.ids.push_back(layer.active(r, t, j) ? id : -77);
+      if (left_out || (layer.not_routed && draw.one_in(4))) {
+        id = -1;
+      }
+      input.ids.push_back(layer.unmasked(r, t, j) ? id : -77);
       input.weights.push_back(draw.unit());
       input.dispatch_scales.push_back(draw.unit());
     }
@@ -162,6 +166,7 @@ void draw_layer(Draw& draw, LayerCase& layer, int max_ranks) {
   layer.comm_quant_mode = !layer.has_tp() && draw.one_in(3) ? 2 : 0;
   layer.expert_rows =
       draw.of({ExpertRows::kPrivate, ExpertRows::kInPlace, ExpertRows::kExpertBuffer});
+  layer.not_routed = draw.one_in(3);
   layer.set_up = !layer.has_tp() && draw.one_in(5);
   if (layer.set_up) {
     layer.form = IndexForm::kOccurrences;

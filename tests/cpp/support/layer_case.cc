@@ -14,7 +14,7 @@ std::string LayerCase::describe() const {
        << " weighted=" << weighted << " type=" << nums_type << " gbs=" << global_bs
        << " comm=" << comm_quant_mode << " rows=" << static_cast<int>(expert_rows)
        << " form=" << static_cast<int>(form) << " norm=" << norm << " set_up=" << set_up
-       << " tp_rank=" << tp_rank << " elastic=";
+       << " tp_rank=" << tp_rank << " not_routed=" << not_routed << " elastic=";
   for (const std::int32_t value : given.info) {
     text << value << ",";
   }
@@ -33,7 +33,7 @@ int LayerCase::rank_in_layer(int group_rank) const {
   return place == given.members.end() ? -1 : static_cast<int>(place - given.members.begin());
 }
 
-bool LayerCase::active(int rank, std::int64_t token, std::int64_t slot) const {
+bool LayerCase::unmasked(int rank, std::int64_t token, std::int64_t slot) const {
   const RankInput& input = ranks[static_cast<std::size_t>(rank)];
   switch (input.mask_form) {
     case MaskForm::kNone:
@@ -44,6 +44,11 @@ bool LayerCase::active(int rank, std::int64_t token, std::int64_t slot) const {
       return input.mask[static_cast<std::size_t>(token * k + slot)] != 0;
   }
   return false;
+}
+
+bool LayerCase::active(int rank, std::int64_t token, std::int64_t slot) const {
+  const std::vector<std::int32_t>& ids = ranks[static_cast<std::size_t>(rank)].ids;
+  return unmasked(rank, token, slot) && ids[static_cast<std::size_t>(token * k + slot)] != -1;
 }
 
 bool LayerCase::active(int rank, std::int64_t token) const {
@@ -69,18 +74,18 @@ template <typename Args>
 void fill_common(const LayerCase& layer, int rank, Args& args) {
   const LayerCase::RankInput& input = layer.ranks[static_cast<std::size_t>(rank)];
   args.expert_ids = TensorView::contiguous(input.ids.data(), DType::kInt32, {input.bs, layer.k});
-  args.ep_world_size = layer.given_ranks();
-  args.ep_rank_id = layer.group_rank(rank);
-  args.moe_expert_num = layer.given_experts();
+  args.layer.ep_world_size = layer.given_ranks();
+  args.layer.ep_rank_id = layer.group_rank(rank);
+  args.layer.moe_expert_num = layer.given_experts();
   if (input.mask_form == MaskForm::kTokens) {
     args.x_active_mask = TensorView::contiguous(input.mask.data(), DType::kBool, {input.bs});
   } else if (input.mask_form == MaskForm::kPairs) {
     args.x_active_mask =
         TensorView::contiguous(input.mask.data(), DType::kBool, {input.bs, layer.k});
   }
-  args.shared_expert_num = layer.num_shared;
-  args.shared_expert_rank_num = layer.given_shared_ranks();
-  args.global_bs = layer.global_bs;
+  args.layer.shared_expert_num = layer.num_shared;
+  args.layer.shared_expert_rank_num = layer.given_shared_ranks();
+  args.layer.global_bs = layer.global_bs;
   args.zero_expert_num = layer.num_zero;
   args.copy_expert_num = layer.num_copy;
   args.const_expert_num = layer.num_constant;
@@ -157,12 +162,12 @@ SetupCommonArgs LayerCase::setup_args(int rank) const {
   const RankInput& input = ranks[static_cast<std::size_t>(rank)];
   SetupCommonArgs args;
   args.expert_ids = TensorView::contiguous(input.ids.data(), DType::kInt32, {input.bs, k});
-  args.ep_world_size = num_ranks;
-  args.ep_rank_id = rank;
-  args.moe_expert_num = num_experts;
-  args.shared_expert_num = num_shared;
-  args.shared_expert_rank_num = num_shared_ranks;
-  args.global_bs = global_bs;
+  args.layer.ep_world_size = num_ranks;
+  args.layer.ep_rank_id = rank;
+  args.layer.moe_expert_num = num_experts;
+  args.layer.shared_expert_num = num_shared;
+  args.layer.shared_expert_rank_num = num_shared_ranks;
+  args.layer.global_bs = global_bs;
   return args;
 }
 

@@ -67,6 +67,7 @@ struct LayerCase {
   bool scale_of_shared = false;  ///< set_up without shared ranks: (1+M, H) scales
   int tp_rank = -1;              ///< 0 or 1 with TP = 2: one of a pair of layers
   ExpertRows expert_rows = ExpertRows::kPrivate;
+  bool not_routed = false;  ///< some ids are -1
   std::uint64_t row_seed = 0;
   std::vector<std::byte> alpha_1;  ///< (N,) or (N, H)
   std::vector<std::byte> alpha_2;
@@ -94,6 +95,8 @@ struct LayerCase {
   std::int64_t num_special() const { return num_zero + num_copy + num_constant; }
   bool has_tp() const { return tp_rank >= 0; }
 
+  bool unmasked(int rank, std::int64_t token, std::int64_t slot) const;
+  /// Whether the choice takes part: the mask allows it, and its id is not -1.
   bool active(int rank, std::int64_t token, std::int64_t slot) const;
   bool active(int rank, std::int64_t token) const;
   TensorView x_view(int rank) const;

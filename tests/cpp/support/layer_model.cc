@@ -31,7 +31,7 @@ int owner(const LayerCase& layer, std::int64_t e) {
   return layer.num_shared_ranks + static_cast<int>(e / per_rank);
 }
 
-/// The shapes of ops.md section 2, from the arguments as they were given.
+/// The shapes of docs/contract/operators.md section 2, from the arguments as they were given.
 std::string check_shapes(const LayerCase& layer, int rank, const DispatchResult& got) {
   const std::int64_t e = layer.given_ranks();
   const std::int64_t sr = layer.given_shared_ranks();

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "engine/connect.h"
+#include "engine/group_access.h"
 #include "support/layer_case.h"
 #include "support/run_layer.h"
 #include "transport/local_wire.h"
@@ -103,7 +104,7 @@ class Ranks {
     auto sessions = engine::local_sessions(UniqueId::create().to_string(), count, options, links);
     ASSERT_TRUE(sessions.ok()) << sessions.status().message();
     for (auto& session : *sessions) {
-      groups_.emplace_back(std::move(session));
+      groups_.push_back(engine::GroupAccess::make(std::move(session)));
     }
   }
 

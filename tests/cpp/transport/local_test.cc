@@ -51,8 +51,8 @@ TEST(LocalTransport, SeesWhatAnOwnerWrites) {
   LocalTransport transport(windows, kWindowBytes);
   ASSERT_TRUE(windows[1]->halves[0].commit(0, 100).ok());
   windows[1]->halves[0].data()[99] = std::byte{42};
-  windows[1]->control->signalled.store(stamp(1, 5));
-  EXPECT_EQ(transport.peer(1).control->signalled.load(), stamp(1, 5));
+  windows[1]->board.begin_epoch(1, stamp(2, 5));
+  EXPECT_EQ(transport.peer(1).control->signalled.load(), stamp(2, 5));
   EXPECT_EQ(transport.peer(1).halves[0][99], std::byte{42});
   EXPECT_EQ(transport.peer(0).control->signalled.load(), stamp(1, 0));
 }

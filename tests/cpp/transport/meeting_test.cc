@@ -74,7 +74,7 @@ TEST(Meeting, PeersReadEachOthersWindowsAndCannotWriteThem) {
       return "no memory";
     }
     window->halves[0].data()[9] = static_cast<std::byte>(50 + rank);
-    window->control->phase.store(static_cast<std::uint64_t>(60 + rank));
+    window->board.enter(static_cast<std::uint64_t>(60 + rank), 0ns);
     auto handles = meet(*window, options_for(id, rank, 2));
     if (!handles.ok()) {
       return handles.status().message();

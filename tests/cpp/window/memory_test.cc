@@ -1,10 +1,12 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <thread>
 
 #include "window/layout.h"
 #include "window/memory_budget.h"
@@ -53,6 +55,36 @@ TEST(MemoryHeadroom, TheTightestAncestorCounts) {
   const MemoryHeadroom headroom = read_headroom(kernel.sources());
   EXPECT_EQ(headroom.bytes, 50000);
   EXPECT_NE(headroom.limited_by.find("/a"), std::string::npos);
+}
+
+TEST(MemoryBudget, WhatIsLeftFollowsTheKernelTheLimitAndWhatIsReserved) {
+  const FakeKernel kernel;
+  MemoryBudget budget(kernel.sources());
+  EXPECT_EQ(budget.bytes_left(1), 1000 * 1024);
+  ASSERT_TRUE(budget.reserve(24 * 1024, "a test").ok());
+  EXPECT_EQ(budget.bytes_left(1), 976 * 1024);
+  EXPECT_EQ(budget.recent_headroom().limited_by, "MemAvailable of this machine");
+  budget.set_limit(100 * 1024);
+  EXPECT_EQ(budget.bytes_left(1), 76 * 1024);
+  EXPECT_EQ(budget.recent_headroom().bytes, 76 * 1024);
+  EXPECT_EQ(budget.recent_headroom().limited_by, "WAYBILL_MAX_MEMORY");
+  budget.set_limit(10 * 1024);
+  EXPECT_EQ(budget.bytes_left(1), -14 * 1024);
+  EXPECT_EQ(budget.recent_headroom().bytes, 0);
+  budget.release(24 * 1024);
+  EXPECT_EQ(budget.bytes_left(1), 10 * 1024);
+}
+
+TEST(MemoryBudget, AsksTheKernelAgainAfterAWhile) {
+  FakeKernel kernel;
+  MemoryBudget budget(kernel.sources());
+  EXPECT_EQ(budget.bytes_left(1000 * 1024), 1000 * 1024);
+  kernel.write("meminfo", "MemAvailable: 10 kB\n");
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (budget.bytes_left(1000 * 1024) != 10 * 1024) {
+    ASSERT_LT(std::chrono::steady_clock::now(), end);
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
 }
 
 TEST(MemoryHeadroom, KnowsTheFirstVersionOfControlGroups) {

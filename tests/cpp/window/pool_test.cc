@@ -5,6 +5,7 @@
 
 #include <cstring>
 #include <random>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -51,6 +52,52 @@ TEST(Pool, AFreedRangeIsWarmAndUsedAgain) {
   pool.trim();
   EXPECT_EQ(pool.usage().reserved_bytes, 0);
   EXPECT_EQ(budget.reserved(), 0);
+}
+
+TEST(Pool, CountsTheRowsThatItCouldReserve) {
+  MemoryBudget budget;
+  Pool pool = make_pool(budget);
+  auto warm = pool.allocate(1 << 20);
+  ASSERT_TRUE(pool.commit(*warm, 1 << 20).ok());
+  auto rows = pool.allocate(4 << 20);
+  auto scales = pool.allocate(1 << 20);
+  ASSERT_TRUE(rows.ok() && scales.ok());
+  const std::vector<Pool::Rows> buffers = {{&pool, &*rows, kGranule}, {&pool, &*scales, 4}};
+  EXPECT_EQ(pool.count_affordable(buffers, 64).rows, 64);
+  EXPECT_EQ(pool.count_affordable(buffers, 0).rows, 0);
+  budget.set_limit(budget.reserved() + 6 * kGranule);
+  // One granule is for the scales.
+  EXPECT_EQ(pool.count_affordable(buffers, 64).rows, 5);
+  EXPECT_EQ(pool.count_affordable(buffers, 3).rows, 3);
+  ASSERT_TRUE(pool.commit(*rows, 2 * kGranule).ok());
+  EXPECT_EQ(pool.count_affordable(buffers, 64).rows, 5) << "rows that have memory count, too";
+  *warm = Buffer();
+  EXPECT_EQ(pool.count_affordable(buffers, 64).rows, 5 + (1 << 20) / kGranule)
+      << "trim() gives it back";
+  for (const std::int64_t count : {21, 22}) {
+    const bool fits =
+        pool.commit(*scales, 4 * count).ok() && pool.commit(*rows, count * kGranule).ok();
+    EXPECT_EQ(fits, count == 21) << count;
+  }
+  EXPECT_NE(pool.describe_shortage(0).find("WAYBILL_MAX_MEMORY; 2 outputs"), std::string::npos)
+      << pool.describe_shortage(0);
+}
+
+TEST(Pool, ANoteGoesWithItsBuffer) {
+  MemoryBudget budget;
+  Pool pool = make_pool(budget);
+  auto first = pool.allocate(100);
+  auto second = pool.allocate(100);
+  pool.set_note(*second, 7);
+  EXPECT_EQ(pool.note_at(first->data()), 0);
+  EXPECT_EQ(pool.note_at(second->data()), 7);
+  EXPECT_EQ(pool.note_at(second->data() + 1), 0);
+  EXPECT_EQ(pool.note_at(nullptr), 0);
+  const std::byte* place = second->data();
+  *second = Buffer();
+  auto third = pool.allocate(100);
+  ASSERT_EQ(third->data(), place);
+  EXPECT_EQ(pool.note_at(place), 0);
 }
 
 TEST(CheckedPool, PoisonsWhatIsFreedAndNoticesWhoWritesPastTheEnd) {

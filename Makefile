@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 # What pip installs as PyTorch; TORCH=system uses the one that PYTHON already has.
 TORCH ?= torch==2.13.0
-# How long `make soak` runs.
+# How long `make soak` and `make soak-alone` run.
 MINUTES ?= 10
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,11 +13,11 @@ SOURCES := $(shell find include src bindings python cmake -type f -not -name '*.
 # How long `make fuzz` runs, all targets together.
 SECONDS ?= 60
 
-.PHONY: setup demo test test-full coverage fuzz faults soak bench wheel lint format clean
+.PHONY: setup demo test sanitize test-full coverage fuzz faults soak soak-alone bench wheel lint format clean
 
 setup: $(VENV)/.installed
 
-$(VENV)/.tools: tools/setup.sh
+$(VENV)/.tools: tools/setup.sh tools/requirements.txt
 	PYTHON="$(PYTHON)" TORCH="$(TORCH)" tools/setup.sh $(VENV)
 	touch $@
 
@@ -30,6 +30,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python tools/run_tests.py
+
+sanitize: setup
+	$(BIN)/python tools/run_tests.py --only asan,tsan --name sanitize
 
 test-full: setup
 	$(BIN)/python tools/run_tests.py --full
@@ -45,21 +48,26 @@ fuzz: setup
 
 # Every fault at every point of every operator, on one host, over two, and of links: an hour and a half.
 faults: setup
-	$(BIN)/python tests/python/fault_matrix.py --jobs 2
+	$(BIN)/python tests/python/faults/fault_matrix.py --jobs 2
 
 # Random calls and a fault every 5 seconds.
 soak: setup
 	$(BIN)/python tools/soak.py --minutes $(MINUTES)
 
-# The library and the operators beside other ways to move the same rows, for docs/benchmarks. Less
+# Programs that go on after every exception, and ranks that fail alone.
+soak-alone: setup
+	$(BIN)/python tools/soak_alone.py --minutes $(MINUTES)
+
+# The library and the operators beside other ways to move the same rows, into build/benchmarks. Less
 # than ten minutes; a program that cannot be built is left out.
 bench: setup
 	PATH="$(BIN):$$PATH" cmake --preset release --log-level=WARNING
 	-PATH="$(BIN):$$PATH" cmake --build --preset release --target waybill-bench waybill-stages
 	$(BIN)/python bench/standard.py
 
+# For every Python >= 3.10 and torch >= 2.11 on a Linux that is no older than the compiler's.
 wheel: $(VENV)/.tools
-	$(BIN)/pip wheel --quiet --no-build-isolation --no-deps --config-settings=build-dir=build/wheel -w dist .
+	$(BIN)/python tools/make_wheel.py dist
 
 lint: setup
 	$(BIN)/python tools/run_tests.py --only lint,tidy

@@ -2,6 +2,9 @@
 
     python bench/standard.py                 # everything that is built, in less than ten minutes
     python bench/standard.py --tables-only   # tables and plots again, from the files that are there
+    python bench/standard.py --tables-only --pages docs/benchmarks   # those of the documentation
+
+All that was measured goes into JSON files of build/benchmarks, and beside them tables and plots.
 
 `waybill-bench` (build/release/bench/exchange) measures the C++ library, `waybill bench` the PyTorch
 operators, `waybill-stages` (build/release/bench/stages) single steps on one core. A program that is
@@ -18,10 +21,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from waybill.bench import tables
+from waybill.tools.bench import tables
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / "docs" / "benchmarks"
+FOLDER = ROOT / "build" / "benchmarks"
 BUILD = ROOT / "build" / "release" / "bench"
 LIBRARY = BUILD / "exchange" / "waybill-bench"
 STAGES = BUILD / "stages" / "waybill-stages"
@@ -121,43 +124,46 @@ def clean_stages(path: Path) -> None:
     path.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def write_tables(folder: Path) -> Path:
+def write_tables(folder: Path, pages: Path) -> Path:
     """tables.md, from the JSON files of the folder."""
-    sections = ["# Benchmarks\n\nWritten by `make bench`; [README.md](README.md) explains.\n"]
+    sections = ["# Benchmarks\n\nWritten by `make bench`; docs/benchmarks/README.md explains.\n"]
     for name, title in TITLES.items():
         path = folder / f"{name}.json"
         if path.exists():
             sections.append(tables.markdown(title, json.loads(path.read_text())))
-    written = folder / "tables.md"
+    written = pages / "tables.md"
     written.write_text("\n".join(sections))
     return written
 
 
-def write_plots(folder: Path) -> None:
+def write_plots(folder: Path, pages: Path) -> None:
     try:
-        from waybill.bench import plots
+        from waybill.tools.bench import plots
     except ImportError as error:
         print(f"no plots: {error}")
         return
     for name in TITLES:
         path = folder / f"{name}.json"
         if path.exists():
-            plots.draw(name, json.loads(path.read_text()), folder)
+            plots.draw(name, json.loads(path.read_text()), pages)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="of the JSON files")
+    parser.add_argument("--pages", type=Path, help="of tables and plots; default: the same folder")
     parser.add_argument("--tables-only", action="store_true")
     arguments = parser.parse_args(argv)
     folder: Path = arguments.folder
-    folder.mkdir(parents=True, exist_ok=True)
+    pages: Path = arguments.pages or folder
+    for place in (folder, pages):
+        place.mkdir(parents=True, exist_ok=True)
     failed = 0 if arguments.tables_only else run_all(folder)
     merge_sizes(folder)
     if (folder / "stages.json").exists():
         clean_stages(folder / "stages.json")
-    print(write_tables(folder))
-    write_plots(folder)
+    print(write_tables(folder, pages))
+    write_plots(folder, pages)
     return 1 if failed else 0
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 # A piece of each assertion, and the property that it stands for. The first that fits is named.
 PROPERTIES = [
+    ("misplaced", "ranks that return rows of a call made it at the same place"),
     ("has_concluded", "every living rank is in the new epoch"),
     ("finished[", "nobody waits for ever"),
     ("refused", "a refusal ends the call of every member"),
@@ -14,6 +15,7 @@ PROPERTIES = [
     ("told", "a rank that came too late is told so once"),
     ("closed[", "a list is used as its closer closed it"),
     ("mine_incarnation", "all on a list mean the same processes"),
+    ("mine>>x", "where no time runs out the list has every living rank"),
     ("mine>>id", "only a list that names a rank begins its epoch"),
     ("!(", "no call is given up without a cause"),
 ]
@@ -99,6 +101,19 @@ CALLS = [
     holds("calls", "3 ranks, refusals, 2 calls", "N=3 CALLS=2 REFUSALS=1", full=True),
     holds("calls", "3 ranks, a death, 2 calls", "N=3 CALLS=2 DEATHS=1", full=True),
     holds("calls", "3 ranks, one left out of calls", LEFT_OUT, full=True),
+    holds("calls", "2 ranks, one fails alone, refusals", "LONE=1 IN_PLACE=1 REFUSALS=1"),
+    holds("calls", "2 ranks, one fails alone, reset", "LONE=1 IN_PLACE=1 RESETS=1", full=True),
+    holds(
+        "calls", "2 ranks, one fails alone, late, reset", "LONE=1 TIMEOUTS=1 RESETS=1", full=True
+    ),
+    holds("calls", "3 ranks, one fails alone, 2 calls", "N=3 CALLS=2 LONE=1", full=True),
+    catches("calls", "ALONE_GOES_ON", "LONE=1 CALLS=4"),
+    catches("calls", "OUT_OF_STEP_GOES_ON", "LONE=1 CALLS=4 HISTORY_IS_FORGOTTEN"),
+    catches("calls", "HISTORY_IS_FORGOTTEN", "LONE=1 REFUSALS=1", full=True),
+    holds("calls", "2 ranks, two groups, refusals", "LONE=1 TWO_GROUPS=1 REFUSALS=1", full=True),
+    catches("calls", "GIVES_UP_IN_SILENCE", "LONE=1 TWO_GROUPS=1 REFUSALS=1 CALLS=2", full=True),
+    catches("calls", "LEFT_IS_NOT_SEEN", "LONE=1", full=True),
+    catches("calls", "LEAVES_BEFORE_READERS", "LONE=1 IN_PLACE=1", full=True),
     catches("calls", "NO_LEFT_CHECK", IN_PLACE_AND_LATE),
     catches("calls", "WAIT_FOR_EQUAL", full=True),
     catches("calls", "NO_EPOCH_CHECK", "TIMEOUTS=1 RESETS=1", full=True),
@@ -121,10 +136,20 @@ CALLS = [
 
 REJOIN_LOW = "REJOIN=1 Q=0 DEATHS=1"
 REJOIN_HIGH = "REJOIN=1 Q=N-1 DEATHS=1"
+LEFT_BEHIND = "ATTEMPTS=2"
 RESET = [
     holds("reset", "2 ranks, late", "TIMEOUTS=1"),
     holds("reset", "2 ranks, late, a death, giving up", "TIMEOUTS=1 GIVE_UPS=1 DEATHS=1"),
     holds("reset", "2 ranks, late, twice", "TIMEOUTS=1 RUNS=2", full=True),
+    holds("reset", "2 ranks, one left behind", f"LATE=1 {LEFT_BEHIND}"),
+    holds("reset", "2 ranks, one left behind, not told", f"LATE=2 {LEFT_BEHIND} UNTOLD=1"),
+    holds("reset", "2 ranks, one left behind twice", "LATE=1 LATE_FOR=2 ATTEMPTS=3"),
+    holds("reset", "2 ranks, one left behind, giving up", f"LATE=1 {LEFT_BEHIND} GIVE_UPS=1"),
+    compacts("reset", "3 ranks, the lowest left behind", f"N=3 LATE=1 {LEFT_BEHIND}"),
+    compacts("reset", "3 ranks, the middle one left behind", f"N=3 LATE=2 {LEFT_BEHIND}"),
+    compacts("reset", "3 ranks, the highest left behind", f"N=3 LATE=4 {LEFT_BEHIND}"),
+    compacts("reset", "3 ranks, two left behind", f"N=3 LATE=5 {LEFT_BEHIND}"),
+    compacts("reset", "3 ranks, one left behind, not told", f"N=3 LATE=4 {LEFT_BEHIND} UNTOLD=1"),
     holds("reset", "3 ranks", "N=3"),
     holds("reset", "3 ranks, a death", "N=3 DEATHS=1", full=True),
     holds(
@@ -147,11 +172,13 @@ RESET = [
     samples("reset", "3 ranks, late, the lowest comes back", f"N=3 {REJOIN_LOW} TIMEOUTS=1"),
     samples("reset", "3 ranks, late, the highest comes back", f"N=3 {REJOIN_HIGH} TIMEOUTS=1"),
     catches("reset", "CONCLUDED_SUFFICES", "TIMEOUTS=1"),
+    catches("reset", "FAILURE_TELLS_NOTHING", f"LATE=1 {LEFT_BEHIND}"),
+    catches("reset", "FAILURE_TELLS_NOTHING", f"N=3 LATE=4 {LEFT_BEHIND}", full=True),
     catches("reset", "LIST_READ_AGAIN", "TIMEOUTS=1", full=True),
     catches("reset", "NEWCOMER_CLOSES", f"N=3 {REJOIN_LOW} TIMEOUTS=2"),
     catches("reset", "LIST_MAY_BE_OLD", "TIMEOUTS=1", full=True),
     catches("reset", "COMES_BACK_TO_ATTEMPT", "TIMEOUTS=1 RUNS=2 GIVE_UPS=1", full=True),
-    catches("reset", "TOLD_TWICE", "TIMEOUTS=1 RUNS=2", full=True),
+    catches("reset", "TOLD_OF_EACH_ATTEMPT", "TIMEOUTS=1 RUNS=2", full=True),
     catches("reset", "CLOSER_LOOKS_TWICE", "N=3 DEATHS=1", full=True),
     catches("reset", "ADMITS_AFTER_ACCEPTING", f"N=3 {REJOIN_HIGH} ATTEMPTS=1", full=True),
     catches("reset", "LIST_WITHOUT_INCARNATIONS", f"N=3 {REJOIN_HIGH} ATTEMPTS=1", full=True),

@@ -2,122 +2,108 @@
 
 The models carry marks in comments beside their transitions:
 
-    code: Call::signal -> signalled     this function, which stores to this word of a control page
-    code: Call::gather                  this function, which stores to none
-    mend: Call::end -> left             a store that the code should make and does not yet
-    phase: kPull                        this enumerator of Phase
+    code: Call::signal, Board::signal -> signalled   these functions; the last stores this word
+    code: Call::gather                               this function
+    mend: Board::leave -> left                       a store that the code should make, does not yet
+    phase: kPull                                     this enumerator of Phase
 
-For every function of src/engine that posts or stores a word there is a mark that names the
-function and the same words, and the other way round. A function that calls one of the free
-functions that store to a page they are given (engine/reset_posts.h) stores what these do. Every
-enumerator of WaitEnd and ResetStage is a name in the models, every enumerator of Phase is in a
-mark, and every word of ControlPage and ResetPosts is a variable, or one of those that only people
-read.
+What the code stores is a declaration in src/window/board.h: the table kWords says of every word of
+a control page who acts on it, the table kSteps which words each function of Board stores. For every
+step that stores a word on which ranks act there is a mark that names the function and the same
+words, and the other way round. Every other function in a mark exists. Every enumerator of WaitEnd
+and ResetStage is a name in the models, every enumerator of Phase is in a mark, every word of
+ControlPage and ResetPosts is a row of kWords, and every row on which ranks act is a variable.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "tests" / "model"
+BOARD = "src/window/board.h"
 
-# Words that no rank acts on: for debuggers and for tools that look at a group from outside.
-FOR_PEOPLE = {"phase", "phase_since", "waits_for", "ControlPage::call"}
-# Words that the models have under another form, and why.
+# Names that the models have under another form, and why.
 IMPLIED = {
+    "released": "a rank that releases its group ends in the models",
+    "mirrors": "a rank's table of mirrors is there before anybody reads its page",
     "kInterrupted": "a timeout may happen at any moment, and an interrupt does the same",
 }
 
 MARK = re.compile(r"\b(code|mend|phase):\s*([^;*]*?)(?=;|\*/|\bphase:|\.\s|$)", re.MULTILINE)
-HEADER = re.compile(r"([A-Za-z_][\w:~]*)\s*\([^;{}]*\)[^;{}()]*$")
-SCOPE = re.compile(r"\b(?:class|struct|namespace)\s+([\w:]*)[^;{}()]*$")
-NOT_FUNCTIONS = {"if", "for", "while", "switch", "catch", "return"}
-STORE = re.compile(r"([\w.]+?)(?:\[\w+\])?(?:\.value)?\.store\(|\bpost\(([^,]+),")
 
 
-def strip(source: str) -> str:
-    """C++ without comments, strings and preprocessor lines."""
-    source = re.sub(r"//[^\n]*|/\*.*?\*/", "", source, flags=re.DOTALL)
-    source = re.sub(r'"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])+\'', '""', source)
-    return re.sub(r"^\s*#[^\n]*", "", source, flags=re.MULTILINE)
+class Row(NamedTuple):
+    text: str  # the word's name in ControlPage or ResetPosts
+    reach: str  # an enumerator of Reach
 
 
-def functions(source: str) -> dict[str, str]:
-    """Bodies of the functions that a file defines, under Class::name or name."""
-    source = strip(source)
-    found: dict[str, str] = {}
-    scopes: list[tuple[str, str, int]] = []  # kind, name, start of the body
-    start = 0
-    for place, letter in enumerate(source):
-        if letter == "{":
-            before = source[start:place]
-            scope, header = SCOPE.search(before), HEADER.search(before)
-            if any(kind == "function" for kind, _, _ in scopes):
-                scopes.append(("block", "", place))
-            elif scope:
-                kind = "namespace" if "namespace" in before else "class"
-                scopes.append((kind, scope.group(1), place))
-            elif header and header.group(1) not in NOT_FUNCTIONS:
-                owners = [name for kind, name, _ in scopes if kind == "class"]
-                scopes.append(("function", "::".join([*owners, header.group(1)]), place))
-            else:
-                scopes.append(("block", "", place))
-            start = place + 1
-        elif letter == "}":
-            kind, name, begin = scopes.pop()
-            if kind == "function":
-                found[name] = found.get(name, "") + source[begin:place]
-            start = place + 1
-        elif letter == ";":
-            start = place + 1
-    return found
+def read(path: str) -> str:
+    """C++ without comments, and each run of white space as one blank."""
+    source = (ROOT / path).read_text()
+    return re.sub(r"\s+", " ", re.sub(r"//[^\n]*|/\*.*?\*/", "", source, flags=re.DOTALL))
+
+
+def body(source: str, head: str) -> str:
+    """What stands in the braces behind the first `head`."""
+    start = source.index(head) + len(head)
+    start = source.index("{", start) + 1
+    depth, place = 1, start
+    while depth > 0:
+        depth += {"{": 1, "}": -1}.get(source[place], 0)
+        place += 1
+    return source[start : place - 1]
 
 
 def enumerators(path: str, name: str) -> set[str]:
-    source = strip((ROOT / path).read_text())
-    body = re.search(rf"enum class {name}\b[^{{]*{{(.*?)}}", source, re.DOTALL)
-    assert body is not None, f"{path}: no enum {name}"
-    return set(re.findall(r"\b(k\w+)", body.group(1)))
+    return set(re.findall(r"\b(k\w+)", body(read(path), f"enum class {name} ")))
 
 
-def words() -> dict[str, str]:
-    """Words of the control page by their names, with the struct that each is in."""
-    source = strip((ROOT / "src/window/control.h").read_text())
-    found: dict[str, str] = {}
-    for struct in ("ResetPosts", "ControlPage"):
-        body = re.search(rf"struct {struct} {{(.*?)\n}};", source, re.DOTALL)
-        assert body is not None, f"control.h: no {struct}"
-        for name in re.findall(r"(?:\bWord|atomic<[\w:]+>,[^>]*>)\s+(\w+)", body.group(1)):
-            found[f"{struct}::{name}"] = name
+def word_rows() -> dict[str, Row]:
+    """The table kWords, by the enumerators of WordName."""
+    rows = re.findall(
+        r'WordRow ?{ ?WordName::(\w+), ?"(\w+)",.*?Reach::(\w+) ?}', body(read(BOARD), "kWords")
+    )
+    return {name: Row(text, reach) for name, text, reach in rows}
+
+
+def steps(words: dict[str, Row]) -> dict[str, set[str]]:
+    """The table kSteps: for each function of Board the words on which ranks act that it stores."""
+    found = {}
+    for verb, stored in re.findall(
+        r'StepRow ?{ ?Step::\w+, ?"(\w+)", ?(.*?) ?}', body(read(BOARD), "kSteps")
+    ):
+        rows = [words[name] for name in re.findall(r"WordName::(\w+)", stored)]
+        found[f"Board::{verb}"] = {row.text for row in rows} - set(IMPLIED)
     return found
 
 
-def stores(all_words: set[str]) -> dict[str, set[str]]:
-    """For each function of the engine the words of its page that it stores to."""
-    found: dict[str, set[str]] = {}
-    bodies: dict[str, str] = {}
-    for path in sorted((ROOT / "src/engine").glob("*.cc")):
-        for name, body in functions(path.read_text()).items():
-            bodies[name] = bodies.get(name, "") + body
-            # A reference to a word, and the stamp of a header, are named like the word.
-            names = set()
-            for stored, posted in STORE.findall(body):
-                expression = (stored or posted).split(".")
-                name_of_word = expression[-1]
-                if name_of_word == "call" and "reset" not in expression:
-                    name_of_word = "ControlPage::call"
-                if name_of_word in all_words | FOR_PEOPLE:
-                    names.add(name_of_word)
-            names -= FOR_PEOPLE | set(IMPLIED)
-            if names:
-                found[name] = names
-    for helper in [name for name in found if "::" not in name]:
-        for name, body in bodies.items():
-            if name != helper and re.search(rf"\b{helper}\(", body):
-                found[name] = found.get(name, set()) | found[helper]
-    return found
+def members() -> list[tuple[str, str]]:
+    """Names of the words in control.h, each with the struct that it is in."""
+    source = read("src/window/control.h")
+    return [
+        (struct, name)
+        for struct in ("ControlPage", "ResetPosts")
+        for name in re.findall(
+            r"(?:\bWord|\batomic<[\w:]+>(?:,[^>]*>)?) (\w+)", body(source, f"struct {struct} ")
+        )
+    ]
+
+
+def exists(name: str, sources: list[str]) -> bool:
+    """True where src/ has a function, or an enum, of this name: Class::name or name."""
+    owner, _, own = name.rpartition("::")
+    if not owner:
+        return any(re.search(rf"\b{own} ?\(|\benum class {own}\b", source) for source in sources)
+    for source in sources:
+        if re.search(rf"\b{owner}::{own} ?\(", source):
+            return True
+        head = re.search(rf"\bclass {owner}\b[^;{{]*(?={{)", source)
+        if head and re.search(rf"\b{own} ?\(", body(source, head.group())):
+            return True
+    return False
 
 
 def marks() -> tuple[dict[str, set[str]], dict[str, set[str]], set[str], str]:
@@ -145,45 +131,65 @@ def marks() -> tuple[dict[str, set[str]], dict[str, set[str]], set[str], str]:
     return code, mend, phases, text
 
 
-def check() -> tuple[list[str], list[str]]:
-    """What drifted, and what the code has still to take over."""
-    drifted: list[str] = []
-    by_struct = words()
-    all_words = set(by_struct.values())
-    code, mend, phases, text = marks()
-    variables = set(
-        re.findall(r"\b[a-zA-Z_]\w*\b", re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL))
-    )
-
-    for path, name in [
-        ("src/engine/wait.h", "WaitEnd"),
-        ("src/window/control.h", "ResetStage"),
-    ]:
-        for enumerator in sorted(enumerators(path, name) - variables - set(IMPLIED)):
-            drifted.append(f"{name}::{enumerator} is not in the models")
+def check_enumerators(variables: set[str], phases: set[str]) -> list[str]:
+    drifted = [
+        f"{name}::{enumerator} is not in the models"
+        for path, name in [
+            ("src/engine/wait.h", "WaitEnd"),
+            ("src/window/control.h", "ResetStage"),
+        ]
+        for enumerator in sorted(enumerators(path, name) - variables - set(IMPLIED))
+    ]
     known = enumerators("include/waybill/group.h", "Phase")
     drifted += [f"Phase::{name} is in no mark of the models" for name in sorted(known - phases)]
-    drifted += [f"the models mark phase {name}, Phase has none" for name in sorted(phases - known)]
-    for full, name in sorted(by_struct.items()):
-        if not {name, full} & (FOR_PEOPLE | set(IMPLIED)) and name not in variables:
-            drifted.append(f"the word {full} is not in the models")
+    return drifted + [
+        f"the models mark phase {name}, Phase has none" for name in sorted(phases - known)
+    ]
 
-    stored = stores(all_words)
-    defined: set[str] = set()
-    for folder in ("engine", "window", "transport"):
-        for path in [*(ROOT / "src" / folder).glob("*.cc"), *(ROOT / "src" / folder).glob("*.h")]:
-            source = path.read_text()
-            defined |= set(functions(source)) | set(re.findall(r"enum class (\w+)", source))
-    for name in sorted(stored):
-        if name not in code:
-            drifted.append(f"{name} stores {', '.join(sorted(stored[name]))}: in no mark")
+
+def check_words(words: dict[str, Row], variables: set[str]) -> list[str]:
+    drifted = []
+    texts = [row.text for row in words.values()]
+    in_page = [name for _, name in members()]
+    for struct, name in members():
+        if texts.count(name) != in_page.count(name):
+            drifted.append(f"the word {struct}::{name} has no row of its own in kWords")
+    for row in words.values():
+        acted_on = row.reach != "kPeople" and row.text not in IMPLIED
+        if acted_on and row.text not in variables:
+            drifted.append(f"the word {row.text} is not in the models")
+    return drifted
+
+
+def check_stores(code: dict[str, set[str]], stored: dict[str, set[str]]) -> list[str]:
+    paths = [*(ROOT / "src").rglob("*.h"), *(ROOT / "src").rglob("*.cc")]
+    sources = [read(str(path.relative_to(ROOT))) for path in sorted(paths)]
+    drifted = [
+        f"{name} stores {', '.join(sorted(stored[name]))}: in no mark"
+        for name in sorted(stored)
+        if stored[name] and name not in code
+    ]
     for name in sorted(code):
-        if name not in defined:
+        if not exists(name, sources):
             drifted.append(f"the models mark {name}, the code has no such function")
         elif code[name] != stored.get(name, set()):
             here = ", ".join(sorted(code[name])) or "nothing"
             there = ", ".join(sorted(stored.get(name, set()))) or "nothing"
             drifted.append(f"{name} stores {here} in the models, {there} in the code")
+    return drifted
+
+
+def check() -> tuple[list[str], list[str]]:
+    """What drifted, and what the code has still to take over."""
+    code, mend, phases, text = marks()
+    variables = set(
+        re.findall(r"\b[a-zA-Z_]\w*\b", re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL))
+    )
+    words = word_rows()
+    stored = steps(words)
+    drifted = check_enumerators(variables, phases)
+    drifted += check_words(words, variables)
+    drifted += check_stores(code, stored)
     notes = []
     for name in sorted(mend):
         missing = mend[name] - stored.get(name, set())

@@ -1,4 +1,4 @@
-"""Writes docs/parameters.md: which test fails when a parameter of an operator is ignored.
+"""Writes tests/parameters.md: which test fails when a parameter of an operator is ignored.
 
 Tests say so themselves, with @pytest.mark.covers(operator, parameter). With --check nothing is
 written: the exit status tells whether the page is up to date and no parameter is without a test.
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "parameters.md"
+PAGE = ROOT / "tests" / "parameters.md"
 TESTS = ROOT / "tests" / "python"
 
 Tests = dict[tuple[str, str], set[str]]

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # no thread may be there when ranks are forked
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "tests" / "python"), str(ROOT / "tools")]
+sys.path[:0] = [str(ROOT / "tests" / "python" / room) for room in ("faults", "links", "support")]
 
 import torch  # noqa: E402
 from soak_plot import Sample, save_plot  # noqa: E402

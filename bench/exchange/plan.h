@@ -21,7 +21,8 @@ struct Text {
   std::string str() const { return bytes.data(); }
 };
 
-/// One line of the table. Plain data: it travels in shared memory. Letters as in ops.md.
+/// One line of the table. Plain data: it travels in shared memory. Letters as in
+/// docs/contract/operators.md.
 struct Case {
   int ranks = 2;
   int hosts = 1;

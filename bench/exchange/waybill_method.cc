@@ -37,9 +37,9 @@ class Waybill : public Method {
     }
     DispatchArgs args = {.x = inputs_.x(),
                          .expert_ids = inputs_.ids(),
-                         .ep_world_size = sizes_.ranks,
-                         .ep_rank_id = workload_.rank(),
-                         .moe_expert_num = sizes_.experts()};
+                         .layer = {.ep_world_size = sizes_.ranks,
+                                   .ep_rank_id = workload_.rank(),
+                                   .moe_expert_num = sizes_.experts()}};
     args.quant_mode = variant_.quant;
     args.x_active_mask = inputs_.mask();
     args.elastic_info = inputs_.elastic();
@@ -71,9 +71,9 @@ class Waybill : public Method {
                         .assist_info_for_combine = sent_.assist_info_for_combine.view(),
                         .ep_send_counts = sent_.ep_recv_counts.view(),
                         .expert_scales = inputs_.weights(),
-                        .ep_world_size = sizes_.ranks,
-                        .ep_rank_id = workload_.rank(),
-                        .moe_expert_num = sizes_.experts()};
+                        .layer = {.ep_world_size = sizes_.ranks,
+                                  .ep_rank_id = workload_.rank(),
+                                  .moe_expert_num = sizes_.experts()}};
     args.x_active_mask = inputs_.mask();
     args.elastic_info = inputs_.elastic();
     args.comm_quant_mode = variant_.comm_quant;
@@ -160,9 +160,9 @@ class Waybill : public Method {
 
   SetupCommonArgs common() const {
     return {.expert_ids = inputs_.ids(),
-            .ep_world_size = sizes_.ranks,
-            .ep_rank_id = workload_.rank(),
-            .moe_expert_num = sizes_.experts()};
+            .layer = {.ep_world_size = sizes_.ranks,
+                      .ep_rank_id = workload_.rank(),
+                      .moe_expert_num = sizes_.experts()}};
   }
 
   void dispatch_pair() {

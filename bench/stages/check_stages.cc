@@ -19,8 +19,7 @@ constexpr contract::GroupFacts kGroup{.world_size = kRanks};
 DispatchArgs legal_call() {
   return {.x = TensorView::contiguous(nullptr, DType::kBFloat16, {128, kHidden}),
           .expert_ids = TensorView::contiguous(nullptr, DType::kInt32, {128, kTopK}),
-          .ep_world_size = kRanks,
-          .moe_expert_num = 64,
+          .layer = {.ep_world_size = kRanks, .moe_expert_num = 64},
           .quant_mode = 2};
 }
 
@@ -41,9 +40,10 @@ void headers_stage(benchmark::State& state) {
   const std::vector<Agreement> headers = equal_headers(state.range(0));
   std::vector<int> members(headers.size());
   std::iota(members.begin(), members.end(), 0);
+  const std::vector<std::uint32_t> completed(headers.size(), 0);
   const contract::Checker check(contract::Operator::kDispatchV2, kGroup);
   for (auto _ : state) {
-    benchmark::DoNotOptimize(contract::compare(check, headers, members).ok());
+    benchmark::DoNotOptimize(contract::compare(check, headers, members, completed).status.ok());
   }
 }
 

@@ -72,7 +72,7 @@ class Routed {
   const std::int64_t bs_;
   const std::vector<std::int32_t> ids_;
   const Checker check_{Operator::kDispatchV2, {.world_size = kRanks}};
-  const routing::ActivePairs all_{std::nullopt, kTopK};
+  const routing::ActivePairs all_{std::nullopt, grid(), kTopK};
   SendCounts counts_;
   std::vector<std::int32_t> cursor_;
   std::vector<std::int32_t> entries_;

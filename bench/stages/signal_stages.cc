@@ -67,7 +67,7 @@ void register_signal_stages() {
     benchmark::RegisterBenchmark(name, round_trip_stage, fenced)->UseManualTime()->Iterations(5000);
   };
   add("ceiling/round_trip_of_flags", false);
-  // As Session::post: the fence is between the store and the look at who sleeps.
+  // As Session::on_post: the fence is between the store and the look at who sleeps.
   add("signal_round_trip", true);
 }
 

@@ -29,13 +29,11 @@ int run_rank(const std::filesystem::path& path, int rank, int world_size) {
   const std::vector<std::int32_t> ids = {(rank + 1) %
                                          world_size};  // my token goes to the next rank
   const std::vector<float> weights = {0.25F};
-  auto sent = check(
-      waybill::dispatch(group,
-                        {.x = TensorView::contiguous(x.data(), DType::kFloat32, {1, 2}),
-                         .expert_ids = TensorView::contiguous(ids.data(), DType::kInt32, {1, 1}),
-                         .ep_world_size = world_size,
-                         .ep_rank_id = rank,
-                         .moe_expert_num = world_size}));
+  auto sent = check(waybill::dispatch(
+      group,
+      {.x = TensorView::contiguous(x.data(), DType::kFloat32, {1, 2}),
+       .expert_ids = TensorView::contiguous(ids.data(), DType::kInt32, {1, 1}),
+       .layer = {.ep_world_size = world_size, .ep_rank_id = rank, .moe_expert_num = world_size}}));
   std::printf("rank %d received %ld row, first element %g\n",
               rank,
               static_cast<long>(sent.rows),
@@ -47,9 +45,7 @@ int run_rank(const std::filesystem::path& path, int rank, int world_size) {
        .assist_info_for_combine = sent.assist_info_for_combine.view(),
        .ep_send_counts = sent.ep_recv_counts.view(),
        .expert_scales = TensorView::contiguous(weights.data(), DType::kFloat32, {1, 1}),
-       .ep_world_size = world_size,
-       .ep_rank_id = rank,
-       .moe_expert_num = world_size}));
+       .layer = {.ep_world_size = world_size, .ep_rank_id = rank, .moe_expert_num = world_size}}));
   return y.data<float>()[0] == 0.25F * x[0] ? 0 : 1;
 }
 

@@ -27,13 +27,12 @@ bool run_rank(waybill::Group& group) {
   std::vector<float> weights(kTokens * kTopK, 0.5F);
   const auto ids_view = TensorView::contiguous(ids.data(), DType::kInt32, {kTokens, kTopK});
 
-  auto sent = check(
-      waybill::dispatch(group,
-                        {.x = TensorView::contiguous(x.data(), DType::kFloat32, {kTokens, kHidden}),
-                         .expert_ids = ids_view,
-                         .ep_world_size = kRanks,
-                         .ep_rank_id = group.rank(),
-                         .moe_expert_num = kExperts}));
+  auto sent = check(waybill::dispatch(
+      group,
+      {.x = TensorView::contiguous(x.data(), DType::kFloat32, {kTokens, kHidden}),
+       .expert_ids = ids_view,
+       .layer = {
+           .ep_world_size = kRanks, .ep_rank_id = group.rank(), .moe_expert_num = kExperts}}));
 
   // The experts of this rank, in place: their rows lie one expert behind the other.
   float* row = sent.expand_x.data<float>();
@@ -52,9 +51,8 @@ bool run_rank(waybill::Group& group) {
        .assist_info_for_combine = sent.assist_info_for_combine.view(),
        .ep_send_counts = sent.ep_recv_counts.view(),
        .expert_scales = TensorView::contiguous(weights.data(), DType::kFloat32, {kTokens, kTopK}),
-       .ep_world_size = kRanks,
-       .ep_rank_id = group.rank(),
-       .moe_expert_num = kExperts}));
+       .layer = {
+           .ep_world_size = kRanks, .ep_rank_id = group.rank(), .moe_expert_num = kExperts}}));
 
   bool good = true;
   for (std::size_t t = 0; t < kTokens; ++t) {

@@ -41,7 +41,7 @@ from report import Report, Screen, save_heat_map, save_routing  # noqa: E402
 from timing import time_exchanges  # noqa: E402
 
 import waybill  # noqa: E402
-from waybill.namespaces import Host, Network  # noqa: E402
+from waybill.tools.namespaces import Host, Network  # noqa: E402
 
 RECORDED_CALLS = 12
 JOIN_SECONDS = 60

@@ -14,8 +14,8 @@ from prompts import MAX_PROMPT
 from torch import Tensor
 
 import waybill
-from waybill.bench.gloo import GlooExchange
-from waybill.bench.settings import Sizes
+from waybill.tools.bench.gloo import GlooExchange
+from waybill.tools.workload.settings import Sizes
 
 ROUNDS = 12
 WARM_UP = 3

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from waybill.namespaces import Network
+from waybill.tools.namespaces import Network
 
 SCRIPT = Path(__file__).with_name("layer.py")
 SECONDS = 180

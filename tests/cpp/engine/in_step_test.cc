@@ -210,8 +210,15 @@ TEST(Shortage, IsOfMirrorsAndRowsTogether) {
   }
   EXPECT_EQ(found.front(), "mirrors");
   EXPECT_EQ(found.back(), "works");
-  found.erase(std::unique(found.begin(), found.end()), found.end());
-  EXPECT_EQ(found, (std::vector<std::string>{"mirrors", "rows", "works"}));
+  // Both ranks reserve from one limit here, so a granule more or less may decide between the two
+  // last outcomes: only the order in which each is first met says something.
+  std::vector<std::string> first_met;
+  for (const std::string& outcome : found) {
+    if (std::find(first_met.begin(), first_met.end(), outcome) == first_met.end()) {
+      first_met.push_back(outcome);
+    }
+  }
+  EXPECT_EQ(first_met, (std::vector<std::string>{"mirrors", "rows", "works"}));
 }
 
 TEST(Shortage, ThatComesAfterTheSignalLeavesTheRankAloneUntilAReset) {

@@ -1,7 +1,6 @@
 #include "engine/call.h"
 
 #include <algorithm>
-#include <exception>
 #include <string>
 #include <utility>
 
@@ -15,8 +14,7 @@
 namespace waybill::engine {
 
 Call::~Call() {
-  const bool thrown = std::uncaught_exceptions() > exceptions_;
-  if (begun_ && !has_left() && (thrown || !done_)) {
+  if (begun_ && !has_left() && (!done_ || is_thrown_out())) {
     // An exception ended the operator in the middle, or a setup goes without its teardown. What was
     // published in place may go with it.
     end(Ending::kBroken, "an operator was left in the middle");

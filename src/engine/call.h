@@ -189,6 +189,8 @@ class Call {
   /// True when nobody may use what this rank published of this call: after a timeout, a loss, an
   /// interrupt, a reset.
   bool has_left() const noexcept { return row_of(ending_).leaves == Leaves::kThisCall; }
+  /// True while an exception ends the operator, after which this object and what it works with go.
+  bool is_thrown_out() const noexcept { return std::uncaught_exceptions() > exceptions_; }
   /// True when the group needs a reset because of this call.
   bool needs_reset() const noexcept { return row_of(ending_).needs_reset; }
 

@@ -1,6 +1,5 @@
 #include "engine/tp_exchange.h"
 
-#include <exception>
 #include <utility>
 
 #include "base/errors.h"
@@ -9,7 +8,7 @@
 namespace waybill::engine {
 
 TpExchange::~TpExchange() {
-  if (!call_ && std::uncaught_exceptions() > exceptions_) {
+  if (exists() && !call_ && ep_.is_thrown_out()) {
     // An exception ended the EP group's call before this group's began.
     forgo(error(StatusCode::kInternal, "", "", "an operator was left in the middle"));
   }

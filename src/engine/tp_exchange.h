@@ -1,6 +1,5 @@
 #pragma once
 
-#include <exception>
 #include <optional>
 #include <utility>
 
@@ -56,7 +55,6 @@ class TpExchange {
   Call& ep_;
   Session* session_ = nullptr;
   std::optional<Call> call_;
-  const int exceptions_ = std::uncaught_exceptions();  ///< when it was made
 };
 
 }  // namespace waybill::engine

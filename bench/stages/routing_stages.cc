@@ -52,10 +52,8 @@ class Routed {
     entries_.resize(static_cast<std::size_t>(counts_.num_entries));
   }
 
-  bool count() {
-    return routing::count(check_, topology(), grid(), all_, bs_, kTopK, counts_).ok();
-  }
-  void sort() { routing::sort_by_expert(counts_, grid(), all_, bs_, kTopK, cursor_, entries_); }
+  bool count() { return routing::count(check_, topology(), all_, counts_).ok(); }
+  void sort() { routing::sort_by_expert(counts_, all_, cursor_, entries_); }
   SourceRouting source() const {
     return {counts_.expert_offsets.data(), counts_.num_entries, counts_.num_active};
   }
@@ -64,15 +62,14 @@ class Routed {
   std::size_t id_bytes() const { return ids_.size() * sizeof(std::int32_t); }
 
  private:
-  routing::Grid<std::int32_t> grid() const {
-    return routing::Grid<std::int32_t>(
-        TensorView::contiguous(ids_.data(), DType::kInt32, {bs_, kTopK}));
+  TensorView ids_view() const {
+    return TensorView::contiguous(ids_.data(), DType::kInt32, {bs_, kTopK});
   }
 
   const std::int64_t bs_;
   const std::vector<std::int32_t> ids_;
   const Checker check_{Operator::kDispatchV2, {.world_size = kRanks}};
-  const routing::ActivePairs all_{std::nullopt, grid(), kTopK};
+  const routing::ActivePairs all_{std::nullopt, ids_view()};
   SendCounts counts_;
   std::vector<std::int32_t> cursor_;
   std::vector<std::int32_t> entries_;

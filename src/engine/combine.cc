@@ -111,9 +111,9 @@ Status Combine::check() {
 
 Status Combine::check_own_tokens(Operator op) {
   WAYBILL_RETURN_IF_ERROR(contract::check_tokens(session_.facts(), shape_, args_, op));
-  ids_ = routing::Grid<std::int32_t>(args_.expert_ids);
+  pairs_ = routing::ActivePairs(args_.x_active_mask, args_.expert_ids);
   const contract::Checker checker(op, session_.facts());
-  return routing::count(checker, shape_.topology, ids_, pairs(), shape_.bs, shape_.k, plan_.counts);
+  return routing::count(checker, shape_.topology, pairs_, plan_.counts);
 }
 
 Status Combine::take_tokens(const CombineArgs& args) {

@@ -56,7 +56,6 @@ class Combine {
 
  private:
   int num_ranks() const noexcept { return shape_.topology.num_ranks; }
-  routing::ActivePairs pairs() const { return {args_.x_active_mask, ids_, shape_.k}; }
 
   // Rows as they travel: with comm_quant_mode int8 and, beside them, scales.
   std::int64_t row_bytes() const noexcept;
@@ -121,7 +120,7 @@ class Combine {
   Call call_;
   TpExchange tp_;
   contract::CombineShape shape_;
-  routing::Grid<std::int32_t> ids_;
+  routing::ActivePairs pairs_;
   routing::TripleView triples_{};
   std::int64_t form_ = contract::kFormTriples;  ///< of the call, known when all have arrived
   bool in_place_ = false;

@@ -79,8 +79,7 @@ bool Combine::has_sane_numbers(const CallHeader& header, int r) const {
 }
 
 bool Combine::expects(std::int64_t token, std::int64_t slot) const {
-  return slot < shape_.k ? pairs().pair(token, slot) && shape_.topology.is_routed(ids_(token, slot))
-                         : pairs().token(token);
+  return slot < shape_.k ? shape_.topology.is_routed(pairs_.id(token, slot)) : pairs_.token(token);
 }
 
 /// Where the rows of member r begin.
@@ -169,7 +168,7 @@ Status Combine::locate_by_occurrence() {
         WAYBILL_RETURN_IF_ERROR(locate_occurrence(t, slot, position));
       }
     }
-    active += pairs().token(t) ? 1 : 0;
+    active += pairs_.token(t) ? 1 : 0;
   }
   return {};
 }
@@ -180,7 +179,7 @@ Status Combine::locate_occurrence(std::int64_t token, std::int64_t slot, std::in
   int r = 0;
   std::int64_t local = 0;
   if (slot < shape_.k) {
-    const std::int32_t expert = ids_(token, slot);
+    const std::int32_t expert = pairs_.id(token, slot);
     r = topology.owner_of(expert);
     local = expert % topology.experts_per_rank();
   } else {

@@ -22,8 +22,7 @@ TokenSums::TokenSums(const numerics::Kernels& kernels,
       args_(args),
       norm_(norm),
       outputs_(outputs),
-      ids_(args.expert_ids),
-      active_(args.x_active_mask, ids_, shape.k),
+      pairs_(args.x_active_mask, args.expert_ids),
       weights_(args.expert_scales),
       row_bytes_(shape.h * size_of(shape.dtype)) {}
 
@@ -75,7 +74,7 @@ const void* TokenSums::row_of(std::int64_t token, std::int64_t slot, Buffers& bu
 /// shared_expert_x; the residual of 7.4 comes last with weight 1. Only a constant expert's row,
 /// which is float32, makes the sum take more than one step.
 void TokenSums::run_token(std::int64_t token, Buffers& buffers) const {
-  const bool active = active_.token(token);
+  const bool active = pairs_.token(token);
   if (norm_ != nullptr && !active) {
     std::memset(out(outputs_.x, token), 0, static_cast<std::size_t>(row_bytes_));
     std::memset(out(outputs_.y, token), 0, static_cast<std::size_t>(row_bytes_));
@@ -86,9 +85,7 @@ void TokenSums::run_token(std::int64_t token, Buffers& buffers) const {
   std::vector<Term>& terms = buffers.terms;
   terms.clear();
   for (std::int64_t k = 0; k < shape_.k; ++k) {
-    if (active_.pair(token, k)) {
-      add_routed(token, k, buffers, fresh);
-    }
+    add_routed(token, k, buffers, fresh);
   }
   for (std::int64_t slot = shape_.k; active && slot < shape_.slots(); ++slot) {
     terms.push_back({row_of(token, slot, buffers), 1.0F});
@@ -118,9 +115,12 @@ void TokenSums::add_routed(std::int64_t token,
                            std::int64_t k,
                            Buffers& buffers,
                            bool& fresh) const {
-  const std::int64_t id = ids_(token, k);
+  const std::int64_t id = pairs_.id(token, k);
   if (shape_.topology.is_routed(id)) {
     buffers.terms.push_back({row_of(token, k, buffers), weights_(token, k)});
+    return;
+  }
+  if (id == contract::kNotRouted) {
     return;
   }
   const std::int64_t special = id - shape_.topology.special_begin - shape_.num_zero;

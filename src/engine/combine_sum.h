@@ -57,8 +57,7 @@ class TokenSums {
   const CombineArgs& args_;
   const CombineAddRmsNormArgs* norm_;
   CombineOutputs& outputs_;
-  const routing::Grid<std::int32_t> ids_;
-  const routing::ActivePairs active_;
+  const routing::ActivePairs pairs_;
   const routing::Grid<float> weights_;
   const std::int64_t row_bytes_;
 };

@@ -98,23 +98,15 @@ Status Dispatch::check() {
   }
   shape_ = *shape;
   call_.measure(args_.performance_info);
-  ids_ = routing::Grid<std::int32_t>(args_.expert_ids);
-  WAYBILL_RETURN_IF_ERROR(routing::count(
-      call_.checker(), shape_.topology, ids_, pairs(), shape_.bs, shape_.k, plan_.counts));
-  return {};
+  pairs_ = routing::ActivePairs(args_.x_active_mask, args_.expert_ids);
+  return routing::count(call_.checker(), shape_.topology, pairs_, plan_.counts);
 }
 
 /// expand_idx. Before anything is published, since it comes from the inputs alone.
 Status Dispatch::write_occurrences() {
   WAYBILL_RETURN_IF_ERROR(call_.make_output(occurrences_, DType::kInt32, {shape_.bs * shape_.k}));
   session_.pool().set_note(occurrences_.buffer, session_.dispatch_call());
-  routing::count_occurrences(plan_.counts,
-                             ids_,
-                             pairs(),
-                             shape_.bs,
-                             shape_.k,
-                             plan_.cursor,
-                             occurrences_.data<std::int32_t>());
+  routing::count_occurrences(plan_.counts, pairs_, plan_.cursor, occurrences_.data<std::int32_t>());
   return {};
 }
 
@@ -182,7 +174,7 @@ Status Dispatch::publish() {
     return half.status();
   }
   limit_rows();  // what the half took of free memory of the pool is gone
-  publish_dispatch(session_, plan_, {args_, shape_, call_.header(), *half});
+  publish_dispatch(session_, plan_, {args_, shape_, pairs_, call_.header(), *half});
   call_.published_rows(*half + layout.rows.offset, shape_.row_bytes());
   if (call_.header().says_limit != 0) {
     call_.explain_limit(limit_text_);

@@ -47,7 +47,6 @@ class Dispatch {
 
  private:
   int num_ranks() const noexcept { return shape_.topology.num_ranks; }
-  routing::ActivePairs pairs() const { return {args_.x_active_mask, ids_, shape_.k}; }
 
   /// The call of a setup and its teardown.
   bool is_split() const noexcept { return shape_.op == contract::Operator::kDispatchSetup; }
@@ -91,7 +90,7 @@ class Dispatch {
   Call call_;
   TpExchange tp_;
   contract::DispatchShape shape_;
-  routing::Grid<std::int32_t> ids_;
+  routing::ActivePairs pairs_;
   Tensor occurrences_;      ///< expand_idx
   std::string limit_text_;  ///< why this rank has memory for fewer than A rows
   DispatchResult result_;

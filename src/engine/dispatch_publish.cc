@@ -40,8 +40,7 @@ class DispatchPublisher {
         header_(what.header),
         half_(what.half),
         layout_(dispatch_layout(shape_, header_)),
-        ids_(args_.expert_ids),
-        pairs_(args_.x_active_mask, ids_, shape_.k) {}
+        pairs_(what.pairs) {}
 
   void run() {
     publish_routing();
@@ -64,11 +63,11 @@ class DispatchPublisher {
                 static_cast<std::size_t>(layout_.expert_offsets.bytes));
     entries_ = {at<std::int32_t>(half_, layout_.entries),
                 static_cast<std::size_t>(counts.num_entries)};
-    routing::sort_by_expert(counts, ids_, pairs_, shape_.bs, shape_.k, plan_.cursor, entries_);
+    routing::sort_by_expert(counts, pairs_, plan_.cursor, entries_);
     if (shape_.topology.num_shared > 0) {
       active_ = {at<std::int32_t>(half_, layout_.active),
                  static_cast<std::size_t>(counts.num_active)};
-      routing::list_active(pairs_, shape_.bs, active_);
+      routing::list_active(pairs_, active_);
     }
     if (shape_.weighted) {
       const routing::Grid<float> given(*args_.expert_scales);
@@ -143,7 +142,7 @@ class DispatchPublisher {
             if (i < num_entries) {
               const std::int32_t entry = entries_[static_cast<std::size_t>(i)];
               token = entry / shape_.k;
-              scale_row = shape_.first_scale_row + ids_(token, entry % shape_.k);
+              scale_row = shape_.first_scale_row + pairs_.id(token, entry % shape_.k);
             } else {
               scale_row = (i - num_entries) / num_active;
               token = active_[static_cast<std::size_t>((i - num_entries) % num_active)];
@@ -167,8 +166,7 @@ class DispatchPublisher {
   const CallHeader& header_;
   std::byte* half_;
   const DispatchLayout layout_;
-  const routing::Grid<std::int32_t> ids_;
-  const routing::ActivePairs pairs_;
+  const routing::ActivePairs& pairs_;
   std::span<std::int32_t> entries_;
   std::span<std::int32_t> active_;
 };

@@ -6,6 +6,7 @@
 
 #include "contract/dispatch_contract.h"
 #include "engine/session.h"
+#include "routing/pairs.h"
 #include "window/control.h"
 #include "window/layout.h"
 
@@ -30,6 +31,7 @@ auto at(Byte* half, const window::Section& section) {
 struct DispatchPublish {
   const DispatchArgs& args;
   const contract::DispatchShape& shape;
+  const routing::ActivePairs& pairs;
   const window::CallHeader& header;
   std::byte* half;
 };

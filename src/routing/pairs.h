@@ -28,14 +28,15 @@ class Grid {
   std::int64_t column_stride_ = 0;
 };
 
-/// Which (t,k) take part, by x_active_mask and the ids: docs/contract/operators.md section 3. Ids
-/// at masked places are not read.
+/// The ids of a rank's tokens, and which (t,k) take part, by x_active_mask and the ids:
+/// docs/contract/operators.md section 3. Ids at masked places are not read. Borrows both.
 class ActivePairs {
  public:
-  ActivePairs(const std::optional<TensorView>& mask,
-              const Grid<std::int32_t>& ids,
-              std::int64_t k) noexcept
-      : k_(k),
+  ActivePairs() noexcept = default;
+  /// `ids` (BS, K) int32, `mask` (BS,) or (BS, K) bool.
+  ActivePairs(const std::optional<TensorView>& mask, const TensorView& ids) noexcept
+      : bs_(ids.shape[0]),
+        k_(ids.shape[1]),
         form_(!mask                     ? Form::kAll
               : mask->shape.rank() == 1 ? Form::kTokens
                                         : Form::kPairs),
@@ -45,14 +46,19 @@ class ActivePairs {
     }
   }
 
+  std::int64_t bs() const noexcept { return bs_; }
+  std::int64_t k() const noexcept { return k_; }
   bool has_mask() const noexcept { return form_ != Form::kAll; }
-  bool pair(std::int64_t token, std::int64_t k) const noexcept {
-    return unmasked(token, k) && ids_(token, k) != contract::kNotRouted;
+  /// The expert of a pair; kNotRouted where it does not take part.
+  std::int32_t id(std::int64_t token, std::int64_t k) const noexcept {
+    return form_ == Form::kAll || mask_(token, form_ == Form::kPairs ? k : 0) != 0
+               ? ids_(token, k)
+               : contract::kNotRouted;
   }
   /// True when any pair of the token takes part: then it goes to the shared experts, too.
   bool token(std::int64_t token) const noexcept {
     for (std::int64_t k = 0; k < k_; ++k) {
-      if (pair(token, k)) {
+      if (id(token, k) != contract::kNotRouted) {
         return true;
       }
     }
@@ -62,12 +68,9 @@ class ActivePairs {
  private:
   enum class Form { kAll, kTokens, kPairs };
 
-  bool unmasked(std::int64_t token, std::int64_t k) const noexcept {
-    return form_ == Form::kAll || mask_(token, form_ == Form::kPairs ? k : 0) != 0;
-  }
-
-  std::int64_t k_;
-  Form form_;
+  std::int64_t bs_ = 0;
+  std::int64_t k_ = 0;
+  Form form_ = Form::kAll;
   Grid<std::int32_t> ids_;
   Grid<std::uint8_t> mask_;
 };

@@ -21,37 +21,28 @@ struct SendCounts {
   std::int64_t num_active = 0;        ///< tokens with at least one pair that takes part
 };
 
-/// First pass over the ids, which are those of `pairs`: checks the range of each that takes part
-/// and counts those that are sent; special experts are not.
+/// First pass over the pairs: checks the range of each id that takes part and counts those that are
+/// sent; special experts are not.
 Status count(const contract::Checker& check,
              const contract::Topology& topology,
-             const Grid<std::int32_t>& ids,
              const ActivePairs& pairs,
-             std::int64_t bs,
-             std::int64_t k,
              SendCounts& counts);
 
 /// Second pass: entries[i] = t*K+k, ordered by expert and, within one, by t*K+k (a counting sort).
 /// `cursor` is scratch. `entries` has counts.num_entries elements.
 void sort_by_expert(const SendCounts& counts,
-                    const Grid<std::int32_t>& ids,
                     const ActivePairs& pairs,
-                    std::int64_t bs,
-                    std::int64_t k,
                     std::vector<std::int32_t>& cursor,
                     std::span<std::int32_t> entries);
 
 /// expand_idx of docs/contract/operators.md section 5, (BS*K,): how many earlier pairs that are
 /// sent chose the same expert; 0 for a pair that is not sent. `cursor` is scratch.
 void count_occurrences(const SendCounts& counts,
-                       const Grid<std::int32_t>& ids,
                        const ActivePairs& pairs,
-                       std::int64_t bs,
-                       std::int64_t k,
                        std::vector<std::int32_t>& cursor,
                        std::int32_t* occurrences);
 
 /// Active tokens in order.
-void list_active(const ActivePairs& pairs, std::int64_t bs, std::span<std::int32_t> tokens);
+void list_active(const ActivePairs& pairs, std::span<std::int32_t> tokens);
 
 }  // namespace waybill::routing

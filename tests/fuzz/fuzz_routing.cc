@@ -109,10 +109,8 @@ Source draw_source(Draw& draw, const Topology& topology, std::int64_t k) {
 bool check_send(const Topology& topology, Source& source) {
   const Checker check(Operator::kDispatchV2,
                       {.rank = topology.rank, .world_size = topology.num_ranks});
-  const Grid<std::int32_t> ids(source.ids);
-  const ActivePairs pairs(source.mask, ids, source.k);
-  const Status status =
-      routing::count(check, topology, ids, pairs, source.bs, source.k, source.counts);
+  const ActivePairs pairs(source.mask, source.ids);
+  const Status status = routing::count(check, topology, pairs, source.counts);
   std::vector<std::pair<std::int32_t, std::int32_t>> want;  // (expert, t*K+k)
   std::vector<std::int32_t> occurrences;
   bool legal = true;
@@ -141,16 +139,15 @@ bool check_send(const Topology& topology, Source& source) {
 
   source.entries.resize(want.size());
   std::vector<std::int32_t> cursor;
-  routing::sort_by_expert(
-      source.counts, ids, pairs, source.bs, source.k, cursor, std::span(source.entries));
+  routing::sort_by_expert(source.counts, pairs, cursor, std::span(source.entries));
   for (std::size_t i = 0; i < want.size(); ++i) {
     expect(source.entries[i] == want[i].second, "entries in the order of experts");
   }
   std::vector<std::int32_t> got(occurrences.size());
-  routing::count_occurrences(source.counts, ids, pairs, source.bs, source.k, cursor, got.data());
+  routing::count_occurrences(source.counts, pairs, cursor, got.data());
   expect(got == occurrences, "the occurrences of the model");
   std::vector<std::int32_t> active(source.active.size());
-  routing::list_active(pairs, source.bs, std::span(active));
+  routing::list_active(pairs, std::span(active));
   expect(active == source.active, "the active tokens in order");
   for (int r = 0; r < topology.num_ranks; ++r) {
     const auto rows = std::count_if(

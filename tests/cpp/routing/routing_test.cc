@@ -50,17 +50,15 @@ struct Published {
 
 Published publish(const LayerCase& layer, int rank) {
   const DispatchArgs args = layer.dispatch_args(rank);
-  const Grid<std::int32_t> ids(args.expert_ids);
-  const ActivePairs pairs(args.x_active_mask, ids, layer.k);
-  const std::int64_t bs = args.x.shape[0];
+  const ActivePairs pairs(args.x_active_mask, args.expert_ids);
   Published out;
   const Checker check(Operator::kDispatchV2, {.rank = rank, .world_size = layer.num_ranks});
-  EXPECT_TRUE(count(check, topology_of(layer, rank), ids, pairs, bs, layer.k, out.counts).ok());
+  EXPECT_TRUE(count(check, topology_of(layer, rank), pairs, out.counts).ok());
   out.entries.resize(static_cast<std::size_t>(out.counts.num_entries));
   out.active.resize(static_cast<std::size_t>(out.counts.num_active));
   std::vector<std::int32_t> cursor;
-  sort_by_expert(out.counts, ids, pairs, bs, layer.k, cursor, out.entries);
-  list_active(pairs, bs, out.active);
+  sort_by_expert(out.counts, pairs, cursor, out.entries);
+  list_active(pairs, out.active);
   return out;
 }
 
@@ -121,15 +119,14 @@ TEST(Routing, TheWorkedExampleOfTheContract) {
   std::vector<SourceRouting> sources;
   for (std::size_t r = 0; r < 2; ++r) {
     const TensorView view = TensorView::contiguous(ids[r].data(), DType::kInt32, {2, 2});
-    const Grid<std::int32_t> grid(view);
-    const ActivePairs all(std::nullopt, grid, 2);
+    const ActivePairs all(std::nullopt, view);
     const Topology topology = plain_topology(2, static_cast<int>(r), 4);
     const Checker check(Operator::kDispatchV2, {.rank = static_cast<int>(r), .world_size = 2});
     SendCounts& counts = published[r].counts;
-    ASSERT_TRUE(count(check, topology, grid, all, 2, 2, counts).ok());
+    ASSERT_TRUE(count(check, topology, all, counts).ok());
     published[r].entries.resize(4);
     std::vector<std::int32_t> cursor;
-    sort_by_expert(counts, grid, all, 2, 2, cursor, published[r].entries);
+    sort_by_expert(counts, all, cursor, published[r].entries);
     sources.push_back({counts.expert_offsets.data(), counts.num_entries, counts.num_active});
   }
   const std::vector<std::vector<std::int64_t>> want_prefix = {{1, 2, 2, 3}, {2, 3, 4, 5}};
@@ -147,14 +144,10 @@ TEST(Routing, TheWorkedExampleOfTheContract) {
 TEST(Routing, AnIdOutOfRangeIsNamedWithItsPlace) {
   const std::vector<std::int32_t> ids = {0, 1, 2, 4};
   const TensorView view = TensorView::contiguous(ids.data(), DType::kInt32, {2, 2});
-  const Grid<std::int32_t> grid(view);
   SendCounts counts;
   const Status status = count(Checker(Operator::kDispatchV2, {.rank = 0, .world_size = 1}),
                               plain_topology(1, 0, 4),
-                              grid,
-                              ActivePairs(std::nullopt, grid, 2),
-                              2,
-                              2,
+                              ActivePairs(std::nullopt, view),
                               counts);
   ASSERT_EQ(status.code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(status.info().argument, "expert_ids");

@@ -30,20 +30,18 @@ struct Batch {
   std::optional<std::vector<std::uint8_t>> mask = {};
 
   std::int64_t bs() const { return static_cast<std::int64_t>(ids.size()) / k; }
-  Grid<std::int32_t> grid() const {
-    return Grid<std::int32_t>(TensorView::contiguous(ids.data(), DType::kInt32, {bs(), k}));
-  }
+  TensorView view() const { return TensorView::contiguous(ids.data(), DType::kInt32, {bs(), k}); }
   ActivePairs pairs() const {
     if (!mask) {
-      return {std::nullopt, grid(), k};
+      return {std::nullopt, view()};
     }
-    return {TensorView::contiguous(mask->data(), DType::kBool, {bs(), k}), grid(), k};
+    return {TensorView::contiguous(mask->data(), DType::kBool, {bs(), k}), view()};
   }
   bool active(std::size_t i) const { return (!mask || (*mask)[i] != 0) && ids[i] != -1; }
 };
 
 Status count_batch(const Topology& topology, const Batch& batch, SendCounts& counts) {
-  return count(kCheck, topology, batch.grid(), batch.pairs(), batch.bs(), batch.k, counts);
+  return count(kCheck, topology, batch.pairs(), counts);
 }
 
 TEST(SpecialIds, AreNotSentButTheirTokensGoToTheSharedExperts) {
@@ -56,7 +54,7 @@ TEST(SpecialIds, AreNotSentButTheirTokensGoToTheSharedExperts) {
   EXPECT_EQ(counts.num_active, 3);
   std::vector<std::int32_t> entries(2);
   std::vector<std::int32_t> cursor;
-  sort_by_expert(counts, batch.grid(), batch.pairs(), 3, 2, cursor, entries);
+  sort_by_expert(counts, batch.pairs(), cursor, entries);
   EXPECT_EQ(entries, (std::vector<std::int32_t>{1, 4}));
 }
 
@@ -90,7 +88,7 @@ TEST(SpecialIds, StrictModesNameOnlyWhatTheyHave) {
     const Checker check(Operator::kDispatchV2, {.rank = 0, .world_size = 2, .strict = strict});
     const Batch batch{.k = 1, .ids = {-2}};
     SendCounts counts;
-    const Status status = count(check, kScaledIn, batch.grid(), batch.pairs(), 1, 1, counts);
+    const Status status = count(check, kScaledIn, batch.pairs(), counts);
     EXPECT_NE(status.message().find("ids in [0, 4) or [8, 11)" + std::string(way) + ", got -2"),
               std::string::npos)
         << status.message();
@@ -112,13 +110,13 @@ TEST(NotRouted, IsAsIfTheMaskWereFalse) {
   EXPECT_EQ(counts.num_active, 3);  // not token 1
   std::vector<std::int32_t> cursor;
   std::vector<std::int32_t> entries(3);
-  sort_by_expert(counts, batch.grid(), batch.pairs(), 4, 2, cursor, entries);
+  sort_by_expert(counts, batch.pairs(), cursor, entries);
   EXPECT_EQ(entries, (std::vector<std::int32_t>{6, 7, 1}));
   std::vector<std::int32_t> active(3);
-  list_active(batch.pairs(), 4, active);
+  list_active(batch.pairs(), active);
   EXPECT_EQ(active, (std::vector<std::int32_t>{0, 2, 3}));
   std::vector<std::int32_t> occurrences(8, -5);
-  count_occurrences(counts, batch.grid(), batch.pairs(), 4, 2, cursor, occurrences.data());
+  count_occurrences(counts, batch.pairs(), cursor, occurrences.data());
   EXPECT_EQ(occurrences[7], 1);
 }
 
@@ -164,7 +162,7 @@ RC_GTEST_PROP(Occurrences, AreTheEarlierPairsThatChoseTheSameExpert, ()) {
   RC_ASSERT(count_batch(kScaledIn, batch, counts).ok());
   std::vector<std::int32_t> got(pairs + 1, -5);
   std::vector<std::int32_t> cursor;
-  count_occurrences(counts, batch.grid(), batch.pairs(), batch.bs(), batch.k, cursor, got.data());
+  count_occurrences(counts, batch.pairs(), cursor, got.data());
   RC_ASSERT(got.back() == -5);
   for (std::size_t i = 0; i < pairs; ++i) {
     if (!batch.active(i) || batch.ids[i] >= 4) {
@@ -186,7 +184,7 @@ TEST(Occurrences, OfTheWorkedExample) {
   ASSERT_TRUE(count_batch(topology, batch, counts).ok());
   std::vector<std::int32_t> got(4, -1);
   std::vector<std::int32_t> cursor;
-  count_occurrences(counts, batch.grid(), batch.pairs(), 2, 2, cursor, got.data());
+  count_occurrences(counts, batch.pairs(), cursor, got.data());
   EXPECT_EQ(got, (std::vector<std::int32_t>{0, 0, 0, 1}));
 }
 

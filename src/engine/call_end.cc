@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/errors.h"
+#include "base/table.h"
 #include "engine/call.h"
 #include "engine/peer_news.h"
 #include "transport/other_hosts.h"
@@ -13,15 +14,7 @@
 namespace waybill::engine {
 namespace {
 
-constexpr bool rows_are_in_order() {
-  for (std::size_t i = 0; i < std::size(kEndings); ++i) {
-    if (static_cast<std::size_t>(kEndings[i].ending) != i) {
-      return false;
-    }
-  }
-  return true;
-}
-static_assert(rows_are_in_order());
+static_assert(rows_are_in_order(kEndings, &EndingRow::ending));
 
 const char* phase_text(Phase phase) {
   switch (phase) {

@@ -3,25 +3,14 @@
 #include <atomic>
 #include <cstring>
 
+#include "base/table.h"
 #include "window/texts.h"
 
 namespace waybill::window {
 namespace {
 
-constexpr bool rows_are_in_order() {
-  for (std::size_t i = 0; i < kWords.size(); ++i) {
-    if (static_cast<std::size_t>(kWords[i].name) != i) {
-      return false;
-    }
-  }
-  for (std::size_t i = 0; i < kSteps.size(); ++i) {
-    if (static_cast<std::size_t>(kSteps[i].step) != i) {
-      return false;
-    }
-  }
-  return true;
-}
-static_assert(rows_are_in_order());
+static_assert(rows_are_in_order(kWords, &WordRow::name));
+static_assert(rows_are_in_order(kSteps, &StepRow::step));
 
 constexpr std::uint64_t pack(std::uint32_t high, std::uint32_t low) noexcept {
   return static_cast<std::uint64_t>(high) << 32 | low;

@@ -129,13 +129,6 @@ std::int64_t PoolCore::free_bytes() const {
   return bytes;
 }
 
-std::int64_t PoolCore::missing_in(const Buffer& buffer,
-                                  std::int64_t begin,
-                                  std::int64_t bytes) const {
-  const std::lock_guard lock(mutex_);
-  return region_.missing_in(buffer.data() - data() + begin, bytes);
-}
-
 void PoolCore::give_back(Range range) {
   auto next = std::lower_bound(
       free_.begin(), free_.end(), range.offset, [](const Range& r, std::int64_t offset) {
@@ -229,7 +222,8 @@ std::int64_t Pool::largest_free() const {
 }
 
 std::int64_t Pool::missing_in(const Buffer& buffer, std::int64_t begin, std::int64_t bytes) const {
-  return core_->missing_in(buffer, begin, bytes);
+  const std::lock_guard lock(core_->mutex_);
+  return core_->region_.missing_in(buffer.data() - core_->data() + begin, bytes);
 }
 
 std::int64_t Pool::committed_in(const Buffer& buffer,
@@ -268,7 +262,7 @@ Pool::Affordable Pool::count_affordable(std::span<const Rows> buffers,
   const auto missing_for = [&](std::int64_t count) {
     std::int64_t missing = 0;
     for (const Rows& rows : buffers) {
-      missing += rows.row_bytes > 0 ? rows.pool->core_->missing_in(
+      missing += rows.row_bytes > 0 ? rows.pool->missing_in(
                                           *rows.buffer, 0, count * rows.row_bytes + rows.more_bytes)
                                     : 0;
     }

@@ -134,7 +134,6 @@ class PoolCore {
   const std::byte* canary_of(const Block& block) const noexcept;
   MemoryBudget& budget() const noexcept { return region_.budget(); }
   std::int64_t free_bytes() const;
-  std::int64_t missing_in(const Buffer& buffer, std::int64_t begin, std::int64_t bytes) const;
 
   mutable std::mutex mutex_;
   Region region_;

@@ -7,18 +7,16 @@ tells whether the page is up to date and every parameter has a meaning.
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import re
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from made_pages import ROOT, is_stale, only_checks, report
 
 import waybill
 from waybill.operators import OPERATORS
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "parameters.md"
 HEAD = """# Parameters
 
@@ -128,9 +126,7 @@ def page(uses: dict[str, dict[Use, list[str]]]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing")
-    check = parser.parse_args().check
+    check = only_checks(__doc__)
     documented = {
         operator.name: arguments_of(inspect.getdoc(getattr(waybill, operator.name)) or "")
         for operator in OPERATORS
@@ -143,16 +139,9 @@ def main() -> int:
         for operator in operators
         if not use.meaning
     ]
-    text = page(uses)
-    if not check:
-        PAGE.write_text(text)
-    elif not PAGE.exists() or PAGE.read_text() != text:
+    if is_stale(PAGE, page(uses), check):
         problems.append(f"{PAGE.relative_to(ROOT)} is stale: run tools/parameter_page.py")
-    for problem in problems:
-        print("parameter_page:", problem)
-    if not problems:
-        print(f"parameter_page: {len(uses)} parameters")
-    return 1 if problems else 0
+    return report("parameter_page", problems, f"{len(uses)} parameters")
 
 
 if __name__ == "__main__":

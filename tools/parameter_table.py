@@ -6,15 +6,13 @@ written: the exit status tells whether the page is up to date and no parameter i
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections import defaultdict
-from pathlib import Path
 
 import pytest
+from made_pages import ROOT, is_stale, only_checks, report
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "tests" / "parameters.md"
 TESTS = ROOT / "tests" / "python"
 
@@ -93,22 +91,14 @@ def problems(operators: dict[str, list[str]], tests: Tests) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing")
-    check = parser.parse_args().check
+    check = only_checks(__doc__)
     tests, operators = collect(), schemas()
     found = problems(operators, tests)
-    text = page(operators, tests)
-    if not check:
-        PAGE.write_text(text)
-    elif not PAGE.exists() or PAGE.read_text() != text:
+    if is_stale(PAGE, page(operators, tests), check):
         found.append(f"{PAGE.relative_to(ROOT)} is stale: run tools/parameter_table.py")
-    for problem in found:
-        print("parameter_table:", problem)
-    if not found:
-        count = sum(len(names) for names in operators.values())
-        print(f"parameter_table: {count} parameters of {len(operators)} operators, each has a test")
-    return 1 if found else 0
+    count = sum(len(names) for names in operators.values())
+    summary = f"{count} parameters of {len(operators)} operators, each has a test"
+    return report("parameter_table", found, summary)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,14 @@ nothing is written: the exit status tells whether the pages are up to date.
 
 from __future__ import annotations
 
-import argparse
 import re
 from pathlib import Path
+
+from made_pages import ROOT, is_stale, only_checks, report
 
 from waybill._forwarding import signature_of
 from waybill.operators import OPERATORS, Operator
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "operators"
 WIDTH = 100
 BLOCK = re.compile(r"(^## Signature\n\n```\n).*?(^```$)", re.MULTILINE | re.DOTALL)
@@ -66,9 +66,7 @@ def problems_of(operator: Operator, text: str) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing")
-    check = parser.parse_args().check
+    check = only_checks(__doc__)
     problems = []
     for operator in OPERATORS:
         path = page_of(operator)
@@ -80,15 +78,9 @@ def main() -> int:
         problems += [f"{shown} {problem}" for problem in problems_of(operator, text)]
         if count != 1:
             problems.append(f"{shown} has {count} signatures")
-        elif not check:
-            path.write_text(head)
-        elif head != text:
+        elif is_stale(path, head, check):
             problems.append(f"{shown} is stale: run tools/signature_blocks.py")
-    for problem in problems:
-        print("signature_blocks:", problem)
-    if not problems:
-        print(f"signature_blocks: {len(OPERATORS)} pages")
-    return 1 if problems else 0
+    return report("signature_blocks", problems, f"{len(OPERATORS)} pages")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import sys
 from pathlib import Path
@@ -12,12 +11,9 @@ import pytest
 from waybill.operators import named
 
 ROOT = next(path for path in Path(__file__).resolve().parents if (path / "CMakeLists.txt").exists())
-_spec = importlib.util.spec_from_file_location(
-    "signature_blocks", ROOT / "tools" / "signature_blocks.py"
-)
-assert _spec is not None and _spec.loader is not None
-tool = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tool)
+sys.path.append(str(ROOT / "tools"))
+
+import signature_blocks as tool  # noqa: E402
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 import waybill
+from compiled_layers import prepare
 from ranks import BAD_ARGUMENT, Rank, RankPool
 
 PoolOf = Callable[..., RankPool]
@@ -24,13 +24,6 @@ def inputs(rank: Rank, dtype: torch.dtype = torch.bfloat16) -> tuple[Tensor, Ten
     x = torch.randn(BS, H, generator=random).to(dtype)
     ids = torch.argsort(torch.rand(BS, M, generator=random), dim=1)[:, :K].int()
     return x, ids, torch.rand(BS, K, generator=random)
-
-
-def prepare() -> None:
-    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # a cached graph hid a failure
-    torch._inductor.config.force_disable_caches = True
-    torch._inductor.config.compile_threads = 1
-    torch._dynamo.reset()
 
 
 class Layer(torch.nn.Module):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import waybill
+from compiled_layers import prepare
 from local_groups import LocalGroups
 from ranks import Rank, RankPool
 from samples import COLLECTIVE, Arguments, arguments_of
@@ -209,12 +210,6 @@ class Router(torch.nn.Module):
             rows * 2, ids, triples, counts, weights, **self.common
         )
         return combined + x if self.residual else combined
-
-
-def prepare() -> None:
-    torch._inductor.config.force_disable_caches = True
-    torch._inductor.config.compile_threads = 1
-    torch._dynamo.reset()
 
 
 def train(rank: Rank, namespace: str, backend: str, wants: bool) -> dict[str, Any]:

@@ -91,13 +91,7 @@ def name_of(value: object) -> str:
 
 @pytest.mark.parametrize(("layout", "batch"), planned(), ids=name_of)
 def test_family_over_hosts(pool_over: PoolOf, layout: Layout, batch: list[Chosen]) -> None:
-    pool = pool_over(layout)
-    try:
-        check(pool, batch)
-    except BaseException:
-        if not pool.broken:
-            pool.close(graceful=False)  # its ranks may have come apart
-        raise
+    check(pool_over(layout), batch)
 
 
 def test_the_sweep_is_as_large_as_it_says() -> None:

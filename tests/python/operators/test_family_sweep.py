@@ -36,13 +36,7 @@ def ids_of(batch: list[Chosen]) -> str:
 
 @pytest.mark.parametrize("batch", chosen_batches(), ids=ids_of)
 def test_family(pool_of: PoolOf, batch: list[Chosen]) -> None:
-    pool = pool_of(batch[0].num_places)
-    try:
-        check(pool, batch)
-    except BaseException:
-        if not pool.broken:
-            pool.close(graceful=False)  # its ranks may have come apart
-        raise
+    check(pool_of(batch[0].num_places), batch)
 
 
 def pairs_of(cases: list[Chosen]) -> Iterator[tuple[str, str]]:

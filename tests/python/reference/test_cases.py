@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 import torch
 
 from cases import Case, expected, random_case
 from comparisons import compare_combine, compare_dispatch
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 NUM_SEEDS = 200
 MAX_CASE_BYTES = 24 << 20
@@ -50,15 +51,6 @@ def features(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def cases(features: str) -> list[Case]:
     return [random_case(seed, features=features) for seed in range(NUM_SEEDS)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors this small only lose time to a second thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def total_bytes(tensors: list[torch.Tensor]) -> int:

@@ -63,6 +63,16 @@ def run_cases(rank: Rank, chosen: list[tuple[str, int]]) -> list[Outputs | None]
 
 
 def check(pool: RankPool, chosen: list[Chosen]) -> None:
+    """Runs the cases on the pool and compares every rank's results with the oracle's."""
+    try:
+        run_and_compare(pool, chosen)
+    except BaseException:
+        if not pool.broken:
+            pool.close(graceful=False)  # its ranks may have come apart
+        raise
+
+
+def run_and_compare(pool: RankPool, chosen: list[Chosen]) -> None:
     pool.start(run_cases, [(case.features, case.seed) for case in chosen])
     cases = [random_case(case.seed, features=case.features) for case in chosen]
     wanted = [expected_form(case) for case in cases]  # while the ranks work
